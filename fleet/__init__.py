@@ -1,0 +1,1 @@
+"""Pure logic and catalogue data: no I/O, no clock, no foreign services."""

@@ -1,0 +1,1 @@
+"""One function per question the product answers. No Streamlit here, and no SQL anywhere above."""
