@@ -1,7 +1,7 @@
 """What a source is, and how it fails.
 
-    SourceError          the source as a whole could not be read in this cycle
-    (a single container, GPU or endpoint that could not be read is a Gap in the Reading, never an exception)
+SourceError          the source as a whole could not be read in this cycle
+(a single container, GPU or endpoint that could not be read is a Gap in the Reading, never an exception)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """docker | nvml | prometheus | synthetic."""
+        """Docker | nvml | prometheus | synthetic."""
         ...
 
     @property
