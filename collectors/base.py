@@ -28,7 +28,10 @@ class SourceError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one poll brought. `absent`: nothing to read here and that is normal (no GPU in this host); `detail` says so in words."""
+    """What one poll brought.
+
+    absent: there is nothing to read here and that is normal (no GPU in this host); `detail` says so in words.
+    """
 
     rows: tuple[Row, ...] = ()
     gaps: tuple[Gap, ...] = ()
@@ -51,13 +54,19 @@ class Source(Protocol):
         ...
 
     @property
-    def interval_seconds(self) -> float: ...
+    def interval_seconds(self) -> float:
+        """Time between two polls."""
+        ...
 
     @property
-    def timeout_seconds(self) -> float: ...
+    def timeout_seconds(self) -> float:
+        """After this long without an answer the poll counts as failed."""
+        ...
 
     def collect(self, at: datetime) -> Reading:
         """Read once. Raises SourceError when the source as a whole cannot be read."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release connections, threads and children; called once."""
+        ...

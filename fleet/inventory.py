@@ -16,7 +16,7 @@ from fleet.model import Container
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuRequest:
-    """What `docker inspect` says about GPUs, unresolved (research: DeviceRequests, CDI, env under the nvidia runtime, device nodes).
+    """What `docker inspect` says about GPUs, unresolved: device requests, CDI names, environment, device nodes.
 
     kind: "none" | "all" | "count" | "ids" | "device_nodes" | "privileged".
     """
