@@ -1,6 +1,6 @@
 -- Facts and events: small, versioned, read with FINAL; a new version is appended, nothing is updated in place.
 -- Events replace by event_id, so a replay after a reconnect or a restart counts once.
-CREATE TABLE {table:events}
+CREATE TABLE IF NOT EXISTS {table:events}
 (
     at DateTime64(3, 'UTC'),
     event_id String,
@@ -21,7 +21,7 @@ PARTITION BY toYYYYMM(at)
 ORDER BY (tenant, at, event_id)
 SETTINGS {settings};
 
-CREATE TABLE {table:containers}
+CREATE TABLE IF NOT EXISTS {table:containers}
 (
     seen_at DateTime64(3, 'UTC'),
     host LowCardinality(String),
@@ -60,7 +60,7 @@ ENGINE = {engine:ReplacingMergeTree(seen_at)}
 ORDER BY (host, container_id)
 SETTINGS {settings};
 
-CREATE TABLE {table:gpus}
+CREATE TABLE IF NOT EXISTS {table:gpus}
 (
     seen_at DateTime64(3, 'UTC'),
     host LowCardinality(String),
@@ -78,7 +78,7 @@ ENGINE = {engine:ReplacingMergeTree(seen_at)}
 ORDER BY (host, gpu_uuid)
 SETTINGS {settings};
 
-CREATE TABLE {table:hosts}
+CREATE TABLE IF NOT EXISTS {table:hosts}
 (
     seen_at DateTime64(3, 'UTC'),
     host LowCardinality(String),

@@ -1,0 +1,249 @@
+"""The only module that touches the engine: one client, in-process chDB or a ClickHouse server over HTTP.
+
+A connection serialises its calls, so every thread has its own. All inserts carry a deduplication token, so a batch
+that is sent again after a lost answer counts once, in the raw tables and in every rollup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
+
+from fleet.model import Batch, Row
+from store import migrations
+from store.columns import to_arrow
+from store.errors import StoreError, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+#: Engine errors after which the same statement may succeed later: memory, disk, parts, time, network, keeper.
+_RETRYABLE = frozenset(
+    {3, 74, 75, 159, 173, 202, 209, 210, 212, 241, 242, 243, 252, 279, 285, 286, 319, 394, 425, 439, 625, 999}
+)  # fmt: skip
+#: Partition of each table, as a prefix of the ISO date: one insert must touch one partition to be one atomic part.
+_PARTITION_PREFIX = {
+    "container_samples": 10,
+    "gpu_samples": 10,
+    "container_gpu_samples": 10,
+    "inference_samples": 10,
+    "histograms": 10,
+    "source_runs": 10,
+    "events": 7,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """How the store is opened.
+
+    memory_limit_bytes: bound of the embedded engine (its own default is 90 % of the machine).
+    sync_to_disk: survive power loss too, for about 60 % more time a batch; kill -9 is survived without it.
+    """
+
+    memory_limit_bytes: int = 1_500_000_000
+    max_threads: int = 0
+    connect_timeout_seconds: float = 5.0
+    query_timeout_seconds: float = 30.0
+    sync_to_disk: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dsn:
+    """A parsed store address. `path` is set for the embedded engine, `host` for a server."""
+
+    database: str
+    path: Path | None = None
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    password: str = field(default="", repr=False)
+    secure: bool = False
+
+
+def parse_dsn(dsn: str) -> Dsn:
+    """The address in parts. Raises StoreError for anything but chdb://, clickhouse:// and clickhouses://."""
+    parts = urlsplit(dsn)
+    options = dict(parse_qsl(parts.query))
+    if parts.scheme == "chdb" and not parts.netloc and parts.path.startswith("/"):
+        return Dsn(database=options.get("database", "default"), path=Path(unquote(parts.path)))
+    if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
+        secure = parts.scheme == "clickhouses"
+        return Dsn(
+            database=unquote(parts.path.strip("/")) or "default",
+            host=parts.hostname,
+            port=parts.port or (8443 if secure else 8123),
+            user=unquote(parts.username or "default"),
+            password=unquote(parts.password or ""),
+            secure=secure,
+        )
+    raise StoreError(
+        0,
+        f"store address: found scheme {parts.scheme or 'nothing'!r}; write chdb:///absolute/folder, "
+        "clickhouse://user:token@host:port/database or clickhouses:// for TLS",
+    )
+
+
+class Store:
+    """Rows in, Arrow out. Safe to use from any thread; each thread gets a connection of its own."""
+
+    def __init__(self, dsn: Dsn, options: StoreOptions) -> None:
+        self.dsn = dsn
+        self.options = options
+        self._local = threading.local()
+        self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def embedded(self) -> bool:
+        """True when the engine runs in this process."""
+        return self.dsn.path is not None
+
+    def _client(self) -> Client:
+        client = getattr(self._local, "client", None)
+        if client is not None and not self._closed:
+            return client
+        with self._lock:
+            if self._closed:
+                raise StoreUnavailable(0, "store: it is closed")
+            client = self._connect()
+            self._clients.add(client)
+        self._local.client = client
+        return client
+
+    def _connect(self) -> Client:
+        # session_timezone: chDB takes the host's zone otherwise, and DateTime literals would mean local time.
+        settings: dict[str, Any] = {"session_timezone": "UTC"}
+        if self.options.max_threads:
+            settings["max_threads"] = self.options.max_threads
+        with _mapped(self.dsn):
+            if self.dsn.path is not None:
+                self.dsn.path.mkdir(parents=True, exist_ok=True)
+                return clickhouse_connect.get_client(
+                    interface="chdb",
+                    path=str(self.dsn.path),
+                    database=self.dsn.database,
+                    settings=settings,
+                    # The name has underscores on purpose: chDB ignores hyphenated options without a word.
+                    chdb_options={"max_server_memory_usage": str(self.options.memory_limit_bytes)},
+                )
+            return clickhouse_connect.get_client(
+                host=self.dsn.host,
+                port=self.dsn.port,
+                username=self.dsn.user,
+                password=self.dsn.password,
+                database=self.dsn.database,
+                secure=self.dsn.secure,
+                settings=settings,
+                connect_timeout=max(1, round(self.options.connect_timeout_seconds)),
+                send_receive_timeout=max(1, round(self.options.query_timeout_seconds)),
+                autogenerate_session_id=False,
+                query_retries=0,
+            )
+
+    def migrate(self) -> None:
+        """Bring the schema to this code's version. Raises StoreError when the store is newer than the code."""
+        migrations.apply(self.command, self.query)
+
+    def append(self, batch: Batch) -> None:
+        """Store the batch; returns when the engine has acknowledged all of it.
+
+        Each table (and day) is one atomic insert; the same token again is no second copy, so a batch that failed
+        half-way is simply sent again. Raises StoreUnavailable (try later) or StoreError (the batch is refused).
+        """
+        groups: dict[tuple[type[Row], str], list[Row]] = {}
+        for row in batch.rows:
+            length = _PARTITION_PREFIX.get(row.table)
+            groups.setdefault((type(row), "" if length is None else row.at.isoformat()[:length]), []).append(row)  # type: ignore[attr-defined]
+        for (row_type, partition), rows in groups.items():
+            try:
+                table = to_arrow(row_type, rows)
+            except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+                raise StoreError(0, f"batch {batch.token}: {row_type.table}: {error}") from error
+            token = f"{batch.token}/{row_type.table}" + (f"/{partition}" if partition else "")
+            self._insert(row_type.table, table, token)
+
+    def _insert(self, name: str, table: pa.Table, token: str) -> None:
+        settings: dict[str, Any] = {
+            "insert_deduplication_token": token,
+            "insert_deduplicate": 1,
+            "deduplicate_blocks_in_dependent_materialized_views": 1,
+            "async_insert": 0,
+        }
+        if self.options.sync_to_disk and self.embedded:
+            settings["fsync_after_insert"] = 1
+        client = self._client()
+        with _mapped(self.dsn):
+            client.insert_arrow(name, table, settings=settings)
+
+    def query(
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        settings: Mapping[str, object] | None = None,
+    ) -> pa.Table:
+        """The result as Arrow. Values are bound by the engine: `{name:Type}` in the SQL.
+
+        A DateTime column arrives as uint32 (Arrow has no such type in ClickHouse's writer): select
+        `toDateTime64(at, 0, 'UTC')` to get a timestamp. Raises StoreUnavailable or StoreError.
+        """
+        client = self._client()
+        with _mapped(self.dsn):
+            return client.query_arrow(
+                sql,
+                parameters=dict(parameters or {}),
+                settings={"max_execution_time": self.options.query_timeout_seconds, **dict(settings or {})},
+                use_strings=True,
+            )
+
+    def command(self, sql: str) -> None:
+        """Run one statement that returns nothing. Raises StoreUnavailable or StoreError."""
+        client = self._client()
+        with _mapped(self.dsn):
+            client.command(sql)
+
+    def close(self) -> None:
+        """Close every thread's connection, waiting for the calls in flight; closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            clients = list(self._clients)
+            self._clients.clear()
+        for client in clients:
+            client.close()
+
+
+@contextlib.contextmanager
+def _mapped(dsn: Dsn) -> Iterator[None]:
+    """Turn the client library's exceptions into ours, once."""
+    where = f"store {dsn.path}" if dsn.path is not None else f"store {dsn.host}:{dsn.port}"
+    try:
+        yield
+    except ClickHouseError as error:
+        code = getattr(error, "code", None) or 0
+        text = str(error)
+        if "Unable to open the chdb engine" in text:
+            message = f"{where}: the folder cannot be opened, most likely another process holds it: {text}"
+            raise StoreUnavailable(code, message) from error
+        if code in _RETRYABLE or (not code and isinstance(error, OperationalError)):
+            raise StoreUnavailable(code, f"{where}: {text}") from error
+        raise StoreError(code, f"{where}: {text}") from error
+    except OSError as error:
+        raise StoreUnavailable(0, f"{where}: {error}") from error
+
+
+def open_store(dsn: str, options: StoreOptions | None = None) -> Store:
+    """A store for the address; the first call that needs the engine connects. Raises StoreError for a bad address."""
+    return Store(parse_dsn(dsn), options or StoreOptions())
