@@ -1,0 +1,156 @@
+"""Percentiles and objectives from bucket counts, said with the precision the buckets have.
+
+A bucket layout only says between which two bounds a value lies. So every quantile here carries its interval,
+nothing is read out of the open last bucket, and too few observations give a word instead of a number.
+Merge buckets first (`merge`), ask for quantiles after: percentiles are never averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Literal
+
+QuantileState = Literal["ok", "beyond", "too_few", "no_traffic"]
+
+#: Fewer observations than this say nothing about any quantile, not even a median.
+FEWEST_OBSERVATIONS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantile:
+    """One quantile of a distribution kept as buckets, in the unit of its bounds.
+
+    state "ok": `value` is interpolated and the true value lies in (lower, upper].
+    state "beyond": it lies above the last finite bound: `value` is None, `lower` that bound, `upper` +Inf.
+    state "too_few" or "no_traffic": no number; `count` says how many observations there were.
+    """
+
+    q: float
+    state: QuantileState
+    count: float
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloShare:
+    """Share (0-1) of the observations at or below a target; lower == upper when the target is a bucket bound.
+
+    Both are None when there was no traffic.
+    """
+
+    target: float
+    count: float
+    lower: float | None
+    upper: float | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the share is known and not merely bracketed."""
+        return self.lower is not None and self.lower == self.upper
+
+
+def fewest_observations(q: float) -> int:
+    """How many observations a quantile needs before it is shown: 20 for p95, 100 for p99, never under 10.
+
+    Below 1/(1-q) observations the estimate is the maximum by another name.
+    """
+    tail = min(q, 1.0 - q)
+    if tail <= 0.0:
+        return FEWEST_OBSERVATIONS
+    return max(FEWEST_OBSERVATIONS, math.ceil(1.0 / tail - 1e-9))  # 1/(1-0.99) is 99.99999999999991 or so
+
+
+def quantile_from_buckets(
+    bounds: Sequence[float], increments: Sequence[float], q: float, *, fewest: int | None = None
+) -> Quantile:
+    """Quantile `q` (0-1) of a histogram with non-cumulative `increments`; `bounds[-1]` is +Inf.
+
+    The quantile is the smallest observation with at least a share q of all at or below it. Inside its bucket it is
+    placed by straight interpolation, as PromQL's histogram_quantile does; the first bucket begins at 0 when its
+    bound is positive. fewest: observations needed (default `fewest_observations(q)`).
+    Raises ValueError when the buckets or q are not usable.
+    """
+    _check(bounds, increments)
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"quantile: q is {q}, write a number from 0 to 1")
+    count = math.fsum(increments)
+    if count <= 0.0:
+        return Quantile(q=q, state="no_traffic", count=0.0)
+    if count < (fewest_observations(q) if fewest is None else fewest):
+        return Quantile(q=q, state="too_few", count=count)
+    cumulative = list(accumulate(increments))
+    rank = q * count
+    # 1e-9: 0.95 * 20 is 19.0 on paper; a rounding error must not push the rank into the next bucket.
+    index = bisect_left(cumulative, rank * (1.0 - 1e-9))
+    while increments[index] <= 0.0:  # rank 0, or equal cumulative counts: the first bucket that holds anything
+        index += 1
+    if math.isinf(bounds[index]):
+        last_finite = bounds[index - 1] if index else None
+        return Quantile(q=q, state="beyond", count=count, lower=last_finite, upper=math.inf)
+    upper = bounds[index]
+    before = cumulative[index] - increments[index]
+    if index == 0 and upper <= 0.0:
+        return Quantile(q=q, state="ok", count=count, value=upper, lower=-math.inf, upper=upper)
+    lower = bounds[index - 1] if index else 0.0
+    share = min(1.0, max(0.0, (rank - before) / increments[index]))
+    return Quantile(q=q, state="ok", count=count, value=lower + (upper - lower) * share, lower=lower, upper=upper)
+
+
+def slo_share(bounds: Sequence[float], increments: Sequence[float], target: float) -> SloShare:
+    """Share of the observations that met `target`: exact at a bucket bound, else the interval it must lie in.
+
+    Raises ValueError when the buckets are not usable.
+    """
+    _check(bounds, increments)
+    count = math.fsum(increments)
+    if count <= 0.0:
+        return SloShare(target=target, count=0.0, lower=None, upper=None)
+    index = bisect_left(bounds, target)  # first bound >= target
+    below = math.fsum(increments[:index])
+    if bounds[index] == target:
+        share = (below + increments[index]) / count
+        return SloShare(target=target, count=count, lower=share, upper=share)
+    return SloShare(target=target, count=count, lower=below / count, upper=(below + increments[index]) / count)
+
+
+def snap_target(bounds: Sequence[float], target: float) -> float | None:
+    """The finite bound nearest to `target` by ratio: a target for which `slo_share` is exact; None without one."""
+    finite = [bound for bound in bounds if math.isfinite(bound) and bound > 0.0]
+    if not finite or target <= 0.0:
+        return None
+    return min(finite, key=lambda bound: (abs(math.log(bound / target)), bound))
+
+
+def mean_from_sum(increments: Sequence[float], sum_increment: float | None) -> float | None:
+    """Mean of the observations, in the unit of the sum; None without a sum or without observations."""
+    count = math.fsum(increments)
+    return None if sum_increment is None or count <= 0.0 else sum_increment / count
+
+
+def merge(increments: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    """Bucket-wise sum of histograms that share one bucket layout.
+
+    Raises ValueError when they differ in length: the caller groups by `bounds` first, as sums over different
+    layouts are not monotonic and mean nothing.
+    """
+    rows = list(increments)
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("histograms: different bucket layouts cannot be added, group them by bounds first")
+    return tuple(math.fsum(column) for column in zip(*rows, strict=True))
+
+
+def _check(bounds: Sequence[float], increments: Sequence[float]) -> None:
+    if not bounds or len(bounds) != len(increments):
+        raise ValueError(f"histogram: {len(bounds)} bounds and {len(increments)} increments, need one each, at least 1")
+    if bounds[-1] != math.inf:
+        raise ValueError(f"histogram: the last bound is {bounds[-1]}, it must be +Inf")
+    if any(not low < high for low, high in pairwise(bounds)):
+        raise ValueError("histogram: bounds must rise")
+    if any(not value >= 0.0 or math.isinf(value) for value in increments):
+        raise ValueError("histogram: increments must be finite and not negative")
