@@ -1,0 +1,138 @@
+"""The only cache between pages and store: one answer per question, scope, window and snapshot, shared by all viewers.
+
+Everything is keyed by the scope, so no viewer can be served what was read for another. Answers are immutable Arrow,
+so they are shared as they are (Streamlit's own cache would copy each on every hit). Questions run on threads of our
+own: Streamlit starts a new thread for every run of a page, and a store connection belongs to its thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+from store import Store, StoreError, StoreUnavailable
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Longest wait of a page for one answer; the store's own limit ends the question itself.
+PATIENCE_SECONDS = 25.0
+#: ClickHouse: wrong password, required password, unknown user, authentication failed.
+_CREDENTIALS_REFUSED = frozenset({192, 193, 194, 516})
+
+
+class Reader:
+    """Asks the store, remembers the answers of the newest snapshots.
+
+    opener: opens the store at the first question; raises StoreUnavailable while it cannot.
+    """
+
+    def __init__(
+        self,
+        opener: Callable[[], Store],
+        *,
+        threads: int = 4,
+        entries: int = 256,
+        pulse_seconds: float = 1.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._opener = opener
+        self._store: Store | None = None
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="store-reader")
+        self._entries = entries
+        self._pulse_seconds = pulse_seconds
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._answers: OrderedDict[Hashable, Future[object]] = OrderedDict()
+        self._pulses: dict[Hashable, tuple[float, Future[object]]] = {}
+        self._away = False
+        self.asked = 0
+
+    def ask(
+        self, snapshot: Hashable, question: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The answer to a question, read at most once per snapshot and arguments.
+
+        Raises StoreUnavailable when the store does not answer, StoreError when it refuses; neither is remembered.
+        """
+        key = (question, snapshot, args, tuple(sorted(kwargs.items())))
+        with self._lock:
+            future = self._answers.get(key)
+            if future is None:
+                future = self._start(question, args, kwargs)
+                self._answers[key] = future
+                while len(self._answers) > self._entries:
+                    self._answers.popitem(last=False)
+            else:
+                self._answers.move_to_end(key)
+        try:
+            return cast("T", self._wait(future))
+        except StoreError:
+            with self._lock:
+                self._answers.pop(key, None)
+            raise
+
+    def pulse(self, question: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Like `ask` for the question "what is the newest snapshot": read at most once a second for all viewers."""
+        key = (question, args, tuple(sorted(kwargs.items())))
+        now = self._monotonic()
+        with self._lock:
+            read = self._pulses.get(key)
+            if read is None or now - read[0] >= self._pulse_seconds:
+                self._pulses = {k: v for k, v in self._pulses.items() if now - v[0] < 60}
+                read = (now, self._start(question, args, kwargs))
+                self._pulses[key] = read
+        return cast("T", self._wait(read[1]))
+
+    def close(self) -> None:
+        """Stop the threads and let go of the store."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._let_go()
+
+    def _start(
+        self, question: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Future[object]:
+        self.asked += 1
+        return self._pool.submit(self._put, question, args, kwargs)
+
+    def _put(self, question: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Runs on a thread of the pool. Opens the store late, so that the pages come up before the collector does."""
+        with self._opening:
+            if self._store is None:
+                self._store = self._opener()
+            store = self._store
+        try:
+            return question(store, *args, **kwargs)
+        except StoreError as error:
+            if error.code in _CREDENTIALS_REFUSED:  # the collector began anew with a new token: read it again
+                self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        with self._opening:
+            store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def _wait(self, future: Future[object]) -> object:
+        try:
+            answer = future.result(timeout=PATIENCE_SECONDS)
+        except FutureTimeoutError as error:
+            raise StoreUnavailable(0, f"no answer within {PATIENCE_SECONDS:g} s") from error
+        except StoreUnavailable as error:
+            if not self._away:
+                self._away = True
+                log.warning("store does not answer: %s", error)
+            raise
+        if self._away:
+            self._away = False
+            log.info("store answers again")
+        return answer

@@ -1,0 +1,247 @@
+"""What a page is put together from: the headline, number cards, tables, charts, and every state without data.
+
+A panel keeps its place and size in all states, and says in words what is missing and why.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import streamlit as st
+
+from dashboard import format as fmt
+from dashboard import streamlit_private
+from dashboard.theme import Status
+from fleet.model import Gap
+
+ROW_HEIGHT = 25
+_HEADER_HEIGHT = 27
+_SPARK_POINTS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One number: what it is now, how it changed, where it went. `good`: which direction is good, None = neither."""
+
+    label: str
+    value: str
+    change: str = ""
+    note: str = ""
+    good: str | None = None  # "up" | "down"
+    spark: Sequence[float | None] = ()
+    help: str = ""
+
+
+def cards(items: Sequence[Card], *, height: int = 118) -> None:
+    """A row of number cards of the same height, whatever each of them has to show."""
+    with st.grid(len(items), min_column_width=100, wrap=False, gap="xsmall", row_height=height):
+        for item in items:
+            has_spark = sum(value is not None for value in item.spark) > 1
+            st.metric(
+                item.label,
+                item.value,
+                delta=item.change or (item.note or None),
+                delta_description=(item.note or None) if item.change else None,
+                delta_color={"up": "normal", "down": "inverse"}.get(item.good or "", "off") if item.change else "off",
+                delta_arrow="auto" if item.change else "off",
+                chart_data=thinned(item.spark) if has_spark else None,
+                chart_type="line",
+                help=item.help or None,
+                border=True,
+                height="stretch",
+            )
+
+
+def thinned(values: Sequence[float | None], points: int = _SPARK_POINTS) -> list[float | None]:
+    """At most `points` values for a sparkline: the largest of each stretch, so that spikes stay; None where none is."""
+    if len(values) <= points:
+        return list(values)
+    edges = np.linspace(0, len(values), points + 1).astype(int)
+    return [
+        max((value for value in values[start:end] if value is not None), default=None)
+        for start, end in itertools.pairwise(edges)
+    ]
+
+
+def headline(text: str) -> None:
+    """The page's answer in words. `text` is Markdown of ours with fleet text already escaped."""
+    st.markdown(f"#### {text}")
+
+
+def title(text: str, note: str = "") -> None:
+    """Heading of a panel, with what it shows in grey."""
+    st.markdown(f"**{text}** :gray[{note}]" if note else f"**{text}**")
+
+
+def nothing(text: str, status: Status = Status.NONE, *, height: int | None = None) -> None:
+    """A panel without data: the state's glyph and why, at the size the data would take."""
+    with st.container(height=height if height is not None else "content", border=height is not None):
+        st.markdown(f":{status.colour}[{status.glyph} {text}]")
+
+
+def gaps(found: Sequence[Gap], coverage: float | None, *, limit: int = 3) -> None:
+    """One grey line under a panel when part of the window was not seen; nothing when all of it was."""
+    words = gap_words(found, coverage, limit=limit)
+    if words:
+        st.caption(words)
+
+
+def gap_words(found: Sequence[Gap], coverage: float | None, *, limit: int = 3) -> str:
+    """What was not seen, as Markdown; empty when everything was."""
+    parts: list[str] = []
+    if coverage is not None and coverage < 0.995:
+        parts.append(f"▲ {fmt.percent(coverage)} of the expected readings were taken")
+    parts += [
+        f"{fmt.markdown(gap.subject, 60)}: {fmt.markdown(gap.detail or gap.reason, 120)}" for gap in found[:limit]
+    ]
+    if len(found) > limit:
+        parts.append(f"and {len(found) - limit} more on the Status page")
+    return " · ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of a table. `kind`: text | number | percent (0-100) | bar (0-100) | spark | link."""
+
+    name: str
+    label: str
+    kind: str = "text"
+    width: int | None = None
+    help: str = ""
+    format: str = ""
+    pinned: bool = False
+
+
+def table(
+    rows: Mapping[str, Sequence[object] | pa.Array],
+    columns: Sequence[Column],
+    *,
+    key: str,
+    alt: str,
+    shown_rows: int | None = None,
+    ids: Sequence[str] = (),
+    on_pick: Callable[[str], None] | None = None,
+) -> None:
+    """A dense table. `ids[i]` names row i; a click anywhere in a row calls `on_pick` with that name.
+
+    A click reports a position in the table that was on screen, so the names that went with it are remembered until
+    the next drawing.
+    """
+    data = pa.table({column.name: _array(rows[column.name], column) for column in columns})
+    height = _HEADER_HEIGHT + ROW_HEIGHT * max(min(shown_rows or data.num_rows, max(data.num_rows, 1)), 1) + 3
+    config = {column.name: _config(column) for column in columns}
+    names_key = f"{key}-ids"
+    if on_pick is None:
+        st.dataframe(
+            data, hide_index=True, column_config=config, row_height=ROW_HEIGHT, height=height, alt=alt, key=key
+        )
+        return
+    before = st.session_state.get(names_key, ())
+    st.session_state[names_key] = tuple(ids)
+    event = st.dataframe(
+        data,
+        hide_index=True,
+        column_config=config,
+        row_height=ROW_HEIGHT,
+        height=height,
+        alt=alt,
+        key=key,
+        on_select="rerun",
+        selection_mode="single-cell",
+    )
+    cells = event.selection.cells  # pyright: ignore[reportAttributeAccessIssue]
+    if cells and before and cells[0][0] < len(before):
+        on_pick(before[cells[0][0]])
+
+
+def download(
+    rows: Mapping[str, Sequence[object] | pa.Array], columns: Sequence[Column], *, name: str, key: str
+) -> None:
+    """A button that saves exactly the rows on the page; built when pressed, with formulas made harmless."""
+    shown = [column for column in columns if column.kind != "spark"]
+
+    def build() -> bytes:
+        return as_csv({c.label or c.name: _array(rows[c.name], c).to_pylist() for c in shown}).encode()
+
+    st.download_button(
+        "CSV",
+        data=build,
+        file_name=name,
+        mime="text/csv",
+        key=key,
+        on_click="ignore",
+        icon=":material/download:",
+        type="tertiary",
+        help="The rows shown here, with their filters",
+    )
+
+
+def as_csv(columns: Mapping[str, Sequence[object]]) -> str:
+    """Comma-separated text with a header; unknown is an empty cell."""
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\r\n")
+    writer.writerow([fmt.csv_cell(name) for name in columns])
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(["" if cell is None else fmt.csv_cell(cell) for cell in row])
+    return target.getvalue()
+
+
+def chart(spec: Mapping[str, object], *, key: str, alt: str, height: int = 190) -> None:
+    """A figure made by `charts`."""
+    streamlit_private.plotly(spec, key=key, height=height, alt=alt)
+
+
+def facts(pairs: Mapping[str, str]) -> None:
+    """Names and values in one flowing grey-and-black line; values are escaped here."""
+    st.markdown("   ".join(f":gray[{name}] {fmt.markdown(value)}" for name, value in pairs.items() if value))
+
+
+def spark_array(series: Sequence[Sequence[float | None] | None]) -> pa.Array:
+    """Sparklines of 0-1 ratios as one byte a point (0-100): a sixth of the bytes of float lists.
+
+    A missing point takes the value before it, because a sparkline cannot show a gap; a row without any point is null.
+    """
+    rows: list[list[int] | None] = []
+    for values in series:
+        if not values or all(value is None for value in values):
+            rows.append(None)
+            continue
+        last = next(value for value in values if value is not None)
+        line: list[int] = []
+        for value in thinned(values, 24):
+            last = value if value is not None else last
+            line.append(max(0, min(100, round(last * 100))))
+        rows.append(line)
+    return pa.array(rows, type=pa.list_(pa.int8()))
+
+
+def _array(values: Sequence[object] | pa.Array, column: Column) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    if column.kind in {"bar", "percent"}:
+        # Whole percent: what a bar of 60 pixels can show, at one byte a row.
+        return pa.array([None if v is None else round(float(v)) for v in values], type=pa.int16())  # type: ignore[arg-type]
+    if column.kind == "number":
+        return pa.array([None if v is None else float(v) for v in values], type=pa.float32())  # type: ignore[arg-type]
+    cells = [None if v is None else fmt.plain(str(v)) for v in values]
+    return pa.array(cells, type=pa.string()).dictionary_encode()
+
+
+def _config(column: Column) -> object:
+    kinds = st.column_config
+    shared = {"label": column.label, "width": column.width, "help": column.help or None, "pinned": column.pinned}
+    if column.kind == "bar":
+        return kinds.ProgressColumn(**shared, min_value=0, max_value=100, format=column.format or "%d %%")
+    if column.kind == "percent":
+        return kinds.NumberColumn(**shared, format=column.format or "%d %%")
+    if column.kind == "number":
+        return kinds.NumberColumn(**shared, format=column.format or "%.3f")
+    if column.kind == "spark":
+        return kinds.LineChartColumn(**shared, y_min=0, y_max=100)
+    return kinds.TextColumn(**shared)
