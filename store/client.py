@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+import chdb
 import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
@@ -27,6 +29,9 @@ from store.columns import to_arrow
 from store.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ERROR_CODE = re.compile(r"\bCode: (\d+)")
 
 #: Engine errors after which the same statement may succeed later: memory, disk, parts, time, network, keeper.
 _RETRYABLE = frozenset(
@@ -42,6 +47,10 @@ _PARTITION_PREFIX = {
     "source_runs": 10,
     "events": 7,
 }
+
+
+#: Never chDB's own "default": that one is overlaid with the file system, so `SELECT * FROM '/etc/passwd'` reads a file.
+DEFAULT_DATABASE = "fleet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +86,11 @@ def parse_dsn(dsn: str) -> Dsn:
     parts = urlsplit(dsn)
     options = dict(parse_qsl(parts.query))
     if parts.scheme == "chdb" and not parts.netloc and parts.path.startswith("/"):
-        return Dsn(database=options.get("database", "default"), path=Path(unquote(parts.path)))
+        return Dsn(database=options.get("database", DEFAULT_DATABASE), path=Path(unquote(parts.path)))
     if parts.scheme in ("clickhouse", "clickhouses") and parts.hostname:
         secure = parts.scheme == "clickhouses"
         return Dsn(
-            database=unquote(parts.path.strip("/")) or "default",
+            database=unquote(parts.path.strip("/")) or DEFAULT_DATABASE,
             host=parts.hostname,
             port=parts.port or (8443 if secure else 8123),
             user=unquote(parts.username or "default"),
@@ -131,14 +140,15 @@ class Store:
         with _mapped(self.dsn):
             if self.dsn.path is not None:
                 self.dsn.path.mkdir(parents=True, exist_ok=True)
-                return clickhouse_connect.get_client(
+                client = clickhouse_connect.get_client(
                     interface="chdb",
                     path=str(self.dsn.path),
-                    database=self.dsn.database,
                     settings=settings,
-                    # The name has underscores on purpose: chDB ignores hyphenated options without a word.
-                    chdb_options={"max_server_memory_usage": str(self.options.memory_limit_bytes)},
+                    chdb_options=_engine_options(self.options),
                 )
+                client.command(f"CREATE DATABASE IF NOT EXISTS {_identifier(self.dsn.database)} ENGINE = Atomic")
+                client.database = self.dsn.database
+                return client
             return clickhouse_connect.get_client(
                 host=self.dsn.host,
                 port=self.dsn.port,
@@ -223,6 +233,89 @@ class Store:
             self._clients.clear()
         for client in clients:
             client.close()
+
+
+class Engine:
+    """The embedded engine spoken to as text and bytes: what the gateway hands over HTTP. Thread-safe."""
+
+    def __init__(self, dsn: str, options: StoreOptions | None = None) -> None:
+        """Open the folder of a chdb:// address. Raises StoreUnavailable when another process holds it."""
+        self.dsn = parse_dsn(dsn)
+        if self.dsn.path is None:
+            raise StoreError(0, "gateway: it serves an embedded store; write chdb:///absolute/folder")
+        self.dsn.path.mkdir(parents=True, exist_ok=True)
+        options_text = urlencode(_engine_options(options or StoreOptions()))
+        self._address = f"{self.dsn.path.resolve()}?{options_text}"
+        with _mapped(self.dsn):
+            self._anchor = _connect_raw(self._address)
+            self._anchor.query(f"CREATE DATABASE IF NOT EXISTS {_identifier(self.database)} ENGINE = Atomic")
+
+    @property
+    def database(self) -> str:
+        """The database the fleet's tables live in."""
+        return self.dsn.database
+
+    def run(
+        self,
+        statement: str,
+        output_format: str = "TabSeparated",
+        *,
+        database: str = "",
+        settings: Sequence[tuple[str, str]] = (),
+        parameters: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """The result in the format (an own FORMAT clause wins). Settings are applied in order, then forgotten.
+
+        Every call has a connection of its own (about 1 ms), so no setting and no database leaks into the next one.
+        Raises StoreUnavailable or StoreError.
+        """
+        with _mapped(self.dsn):
+            connection = _connect_raw(self._address)
+            try:
+                connection.query(f"USE {_identifier(database or self.database)}")
+                for name, value in settings:
+                    connection.query(f"SET {_identifier(name)} = {_quoted(value)}")
+                return connection.query(statement, output_format, params=dict(parameters or {})).bytes()
+            except RuntimeError as error:
+                raise _engine_error(self.dsn, str(error)) from error
+            finally:
+                connection.close()
+
+    def close(self) -> None:
+        """Let go of the folder, as far as no Store of this process still holds it."""
+        self._anchor.close()
+
+
+def _connect_raw(address: str) -> Any:  # noqa: ANN401 - chdb has no types
+    try:
+        return chdb.connect(address)
+    except RuntimeError as error:
+        raise StoreUnavailable(
+            0, f"store {address}: the folder cannot be opened, most likely another process holds it: {error}"
+        ) from error
+
+
+def _engine_options(options: StoreOptions) -> dict[str, str]:
+    # The name has underscores on purpose: chDB ignores hyphenated options without a word.
+    return {"max_server_memory_usage": str(options.memory_limit_bytes)}
+
+
+def _identifier(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise StoreError(0, f"store: {name!r} is no plain name; write letters, digits and _ only")
+    return f"`{name}`"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _engine_error(dsn: Dsn, text: str) -> StoreError:
+    found = _ERROR_CODE.search(text)
+    code = int(found[1]) if found else 0
+    kind = StoreUnavailable if code in _RETRYABLE else StoreError
+    return kind(code, text[text.find("Code: ") :] if found else f"store {dsn.path}: {text}")
 
 
 @contextlib.contextmanager
