@@ -7,7 +7,7 @@ names the tenants of each viewer or group; a viewer it does not know sees nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fleet.model import Scope
@@ -34,11 +34,13 @@ class Access:
         """True when viewers are told apart."""
         return bool(self.trusted_header)
 
-    def scope(self, headers: Mapping[str, str]) -> Scope:
-        """The scope of one request. Nobody known, or a header sent twice or with control characters, sees nothing."""
+    def scope(self, named: Sequence[str]) -> Scope:
+        """The scope of one request, from all values its trusted header was sent with.
+
+        Nobody known, or a header sent twice or with control characters, sees nothing.
+        """
         if not self.trusted_header:
             return EVERYTHING
-        named = [value for name, value in headers.items() if name.lower() == self.trusted_header.lower()]
         if len(named) != 1 or not named[0].isprintable():
             return NOTHING
         allowed: set[str] = set()

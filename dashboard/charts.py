@@ -10,6 +10,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +121,7 @@ def series(
     divisor, unit_text = scale(peak, unit)
     traces = [_trace(line, axis, divisor, unit_text, colours, index) for index, line in enumerate(lines)]
     shapes, notes = _marks(marks, axis, colours)
+    shapes += _unseen(lines, axis, colours)
     if limit is not None:
         shapes.append(_threshold(limit[0] / divisor, axis, colours))
         notes.append(
@@ -209,6 +211,30 @@ def _trace(line: Line, axis: Axis, divisor: float, unit: str, colours: Palette, 
     elif line.band:
         trace |= {"fill": "tonexty", "fillcolor": _faded(colour), "line": {"width": 0}}
     return trace
+
+
+def _unseen(lines: Sequence[Line], axis: Axis, colours: Palette) -> list[dict[str, object]]:
+    """Covers over the time that no stacked line saw: Plotly bridges gaps of a stack, whatever `connectgaps` says."""
+    stack = [line.values for line in lines if line.stacked]
+    if not stack:
+        return []
+    seen = [index for index in range(axis.points) if not all(np.isnan(values[index]) for values in stack)]
+    return [
+        {
+            "type": "rect",
+            "xref": "x",
+            "yref": "paper",
+            "x0": axis.start_ms + before * axis.step_ms,
+            "x1": axis.start_ms + after * axis.step_ms,
+            "y0": 0,
+            "y1": 1,
+            "fillcolor": colours.surface,
+            "line": {"width": 0},
+            "layer": "above",
+        }
+        for before, after in pairwise(seen)
+        if after - before > 1
+    ]
 
 
 def _faded(colour: str, opacity: float = 0.18) -> str:

@@ -1,0 +1,29 @@
+"""The router: one frame around every page. Streamlit runs this file for every visit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # Streamlit puts only this folder on the path
+    sys.path.insert(0, str(ROOT))
+
+from dashboard import frame, navigation  # noqa: E402
+from dashboard.look import choices  # noqa: E402
+
+st.set_page_config(
+    page_title="AI Fleet",
+    page_icon=":material/hub:",
+    layout="wide",
+    initial_sidebar_state=navigation.SIDEBAR_PIXELS,
+)
+page = st.navigation(navigation.pages(), position="sidebar")
+visit = frame.arrive()
+frame.banners(visit)
+offered = choices(visit.viewer)
+frame.filters(visit, offered.tenants, offered.hosts, demo=offered.demo)
+st.session_state["aifleet-visit"] = visit
+page.run()
