@@ -1,0 +1,223 @@
+"""What goes wrong in the demo, and when: every scenario as a pure function of time.
+
+All moments hang on `origin`, the instant the demo was first started, so that they lie where a person looks first and
+stay there while the demo runs on. Recurring trouble (leak, noisy neighbour, crash loop) recurs for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collectors.synthetic.layout import MEMBERS, Identities, Member, member_index
+from collectors.synthetic.noise import Floats
+from fleet.model import Event, Severity
+
+Flags = NDArray[np.bool_]
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+LEAK = member_index("gpu-a02:acme-rag/retriever/1")
+NOISY = member_index("gpu-a01:initech-index/nightly-batch/1")
+VICTIM = member_index("gpu-a01:acme-chat/llm-fast/1")
+HOLDER = member_index("gpu-a02:research-nb")
+DRIFTER = member_index("gpu-c01:initech-docs/summarizer/1")
+DEPLOYED = member_index("gpu-b01:hooli-copilot/llm-code/2")
+CRASHER = member_index("gpu-b01:hooli-copilot/worker/1")
+UNHEALTHY = member_index("gpu-c01:hooli-voice/api/1")
+TRAINER = member_index("gpu-b01:umbrella-train/finetune/1")
+HOT_GPU = ("gpu-c01", 1)
+XID_GPU = ("gpu-b01", 2)
+STRAY_GPU = ("gpu-b01", 3)  # a host process outside any container uses a little of it
+
+LEAK_PERIOD = 9.5 * HOUR
+CRASH_PERIOD = 300.0
+CRASH_UP = 240.0
+NOISY_PERIOD = 6 * HOUR
+NOISY_LENGTH = 1.5 * HOUR
+OLD_IMAGE = "vllm/vllm-openai:v0.32.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """The scenarios of one demo. `origin`: seconds since 1970 of its first start. Times are arrays of such seconds."""
+
+    origin: float
+
+    @property
+    def leak_born(self) -> float:
+        """When the leaking container started: at `origin` it is 6.7 h into a cycle."""
+        return self.origin - 6.7 * HOUR - 20 * LEAK_PERIOD
+
+    def leak_fill(self, at: Floats) -> Floats:
+        """How much of the free memory the leak has eaten, 0-1."""
+        return np.mod((at - self.leak_born) / LEAK_PERIOD, 1.0)
+
+    def leak_kills(self, at: Floats, interval: float) -> NDArray[np.int64]:
+        """OOM kills in the interval before each instant."""
+        after = np.floor((at - self.leak_born) / LEAK_PERIOD)
+        return (after - np.floor((at - interval - self.leak_born) / LEAK_PERIOD)).astype(np.int64)
+
+    @property
+    def drift_at(self) -> float:
+        """When one tenant's prompts became longer."""
+        return self.origin - 2 * DAY
+
+    @property
+    def deploy_at(self) -> float:
+        """When one replica was recreated from a new image."""
+        return self.origin - 26 * HOUR
+
+    @property
+    def xid_at(self) -> float:
+        """When one GPU reported an uncorrectable error and its training job died."""
+        return self.origin - 40 * HOUR
+
+    @property
+    def crash_from(self) -> float:
+        """Since when the worker crashes every five minutes."""
+        return self.origin - 20 * HOUR
+
+    @property
+    def unhealthy_from(self) -> float:
+        """Since when the voice API fails its health check."""
+        return self.origin - 5 * HOUR
+
+    @property
+    def gap(self) -> tuple[float, float]:
+        """The hour in which Prometheus could not be read."""
+        return self.origin - 75 * HOUR, self.origin - 74 * HOUR
+
+    def in_gap(self, at: Floats) -> Flags:
+        """Whether Prometheus could not be read."""
+        start, end = self.gap
+        return (at >= start) & (at < end)
+
+    def noisy(self, at: Floats) -> Flags:
+        """Whether the batch job runs on the chat model's GPU: 90 minutes of every 6 hours, also at `origin`."""
+        return np.mod(at - self.origin + 25 * 60.0, NOISY_PERIOD) < NOISY_LENGTH
+
+    def training(self, at: Floats) -> Flags:
+        """Whether the training job runs: always but for 12 minutes after the XID."""
+        return (at < self.xid_at) | (at >= self.xid_at + 720.0)
+
+    def crashed(self, at: Floats) -> Flags:
+        """Whether the worker waits for its next restart."""
+        return (at >= self.crash_from) & (np.mod(at - self.crash_from, CRASH_PERIOD) >= CRASH_UP)
+
+    def crash_starts(self, at: Floats, interval: float) -> NDArray[np.int64]:
+        """Restarts of the worker in the interval before each instant."""
+        cycles = np.maximum(np.floor((at - self.crash_from) / CRASH_PERIOD), 0.0)
+        before = np.maximum(np.floor((at - interval - self.crash_from) / CRASH_PERIOD), 0.0)
+        return (cycles - before).astype(np.int64)
+
+    def running(self, at: Floats) -> Flags:
+        """Whether each container (column) runs at each instant (row)."""
+        flags = np.ones((at.size, len(MEMBERS)), dtype=np.bool_)
+        flags[:, CRASHER] = ~self.crashed(at)
+        flags[:, TRAINER] = self.training(at)
+        return flags
+
+    def events(
+        self, start: float, end: float, identities: Identities, uuids: dict[tuple[str, int], str]
+    ) -> list[Event]:
+        """Everything that happened in [start, end), oldest first."""
+        teller = _Teller(start, end, identities)
+        first = int(np.ceil((start - self.leak_born) / LEAK_PERIOD))
+        last = int(np.ceil((end - self.leak_born) / LEAK_PERIOD))
+        for cycle in range(max(first, 1), last):
+            at = self.leak_born + cycle * LEAK_PERIOD
+            teller.tell(at, LEAK, "oom", "critical", "Killed by the kernel: memory limit of 8 GiB reached")
+            teller.tell(at + 0.2, LEAK, "die", "critical", "Stopped with exit code 137", exit_code="137")
+            teller.tell(at + 1.4, LEAK, "start", "info", "Started again by its restart policy")
+        first, last = (max(0, int(np.ceil((edge - self.crash_from) / CRASH_PERIOD))) for edge in (start - 300, end))
+        for cycle in range(first, last):
+            at = self.crash_from + cycle * CRASH_PERIOD
+            if cycle:
+                teller.tell(at, CRASHER, "start", "info", "Started again by its restart policy")
+            teller.tell(at + CRASH_UP, CRASHER, "die", "warning", "Stopped with exit code 1", exit_code="1")
+        first = int(np.floor((start - self.origin + 1500.0) / NOISY_PERIOD))
+        for cycle in range(first, int(np.ceil((end - self.origin + 1500.0) / NOISY_PERIOD))):
+            at = self.origin - 1500.0 + cycle * NOISY_PERIOD
+            teller.tell(at, NOISY, "start", "info", "Started")
+            teller.tell(at + NOISY_LENGTH, NOISY, "die", "info", "Stopped with exit code 0", exit_code="0")
+        self._single_events(teller, uuids)
+        return sorted(teller.events, key=lambda event: (event.at, event.event_id))
+
+    def _single_events(self, teller: _Teller, uuids: dict[tuple[str, int], str]) -> None:
+        old_id = teller.identities.container_id(MEMBERS[DEPLOYED].key)
+        teller.tell(
+            self.deploy_at, DEPLOYED, "die", "info", "Stopped with exit code 0", container_id=old_id, exit_code="0"
+        )
+        teller.tell(
+            self.deploy_at + 4.0, DEPLOYED, "image_change", "info",
+            f"Recreated from {MEMBERS[DEPLOYED].image} (was {OLD_IMAGE})",
+            image=MEMBERS[DEPLOYED].image, previous_image=OLD_IMAGE,
+        )  # fmt: skip
+        teller.tell(self.deploy_at + 5.0, DEPLOYED, "start", "info", "Started")
+        teller.tell(
+            self.unhealthy_from,
+            UNHEALTHY,
+            "health_status",
+            "warning",
+            "Health check failed 3 times: unhealthy",
+            health="unhealthy",
+        )
+        teller.tell(
+            self.xid_at,
+            TRAINER,
+            "xid",
+            "critical",
+            "XID 94: contained uncorrectable memory error",
+            gpu_uuid=uuids[XID_GPU],
+            xid="94",
+        )
+        teller.tell(self.xid_at + 2.0, TRAINER, "die", "critical", "Stopped with exit code 1", exit_code="1")
+        teller.tell(self.xid_at + 720.0, TRAINER, "start", "info", "Started")
+        start, end = self.gap
+        teller.tell(
+            start, None, "gap", "warning", "Prometheus did not answer (connection refused)", target="prometheus-main"
+        )
+        teller.tell(end, None, "gap_end", "info", "Prometheus answers again", target="prometheus-main")
+
+
+class _Teller:
+    """Collects the events that lie inside one span."""
+
+    def __init__(self, start: float, end: float, identities: Identities) -> None:
+        self.start, self.end, self.identities = start, end, identities
+        self.events: list[Event] = []
+
+    def tell(
+        self, at: float, index: int | None, kind: str, severity: Severity, title: str, *,
+        container_id: str = "", gpu_uuid: str = "", **attributes: str,
+    ) -> None:  # fmt: skip
+        if not self.start <= at < self.end:
+            return
+        member: Member | None = None if index is None else MEMBERS[index]
+        source = {"xid": "nvml", "gap": "prometheus", "gap_end": "prometheus"}.get(kind, "docker")
+        self.events.append(
+            Event(
+                at=datetime.fromtimestamp(round(at, 3), UTC),
+                event_id=self.identities.digest("event", kind, "" if member is None else member.key, round(at * 1000))[
+                    :32
+                ],
+                host="" if member is None else member.host,
+                tenant="" if member is None else member.tenant,
+                container_key="" if member is None else member.key,
+                container_id="" if member is None else container_id or self.current_id(member, index, at),
+                gpu_uuid=gpu_uuid,
+                source=source,
+                kind=kind,
+                severity=severity,
+                title=title,
+                attributes={**attributes, "synthetic": "true"},
+            )
+        )
+
+    def current_id(self, member: Member, index: int | None, at: float) -> str:
+        # Only the deployed replica ever changes its id, and its events pass the old one themselves.
+        return self.identities.container_id(member.key, 1 if index == DEPLOYED else 0)
