@@ -1,0 +1,81 @@
+"""NVML codes, XID numbers and clock event bits in words, from `fleet/catalog`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from fleet.model import Reason, Severity
+
+_CATALOG = Path(__file__).with_name("catalog")
+_XID_PAGE = "look the number up at docs.nvidia.com/deploy/xid-errors and look at `dmesg | grep -i xid`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorWords:
+    """An NVML return code. `absent`: that there is nothing to read is a normal state."""
+
+    words: str
+    reason: Reason
+    next_step: str
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XidWords:
+    """An XID number: how bad, what it means, what to do."""
+
+    severity: Severity
+    words: str
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleReason:
+    """One bit of the clock event reasons; `slows` False for those that cost no speed (idle)."""
+
+    bit: int
+    words: str
+    slows: bool
+
+
+def nvml_error(code: int) -> ErrorWords:
+    """Words for a return code, also for one that is not in the catalogue."""
+    found = _errors().get(str(code))
+    return found or ErrorWords(words=f"NVML code {code}", reason="malformed", next_step="look at `dmesg`")
+
+
+def xid(number: int) -> XidWords:
+    """Words for an XID, also for one that is not in the catalogue."""
+    found = _xids().get(str(number))
+    return found or XidWords(severity="warning", words="not in the catalogue", next_step=_XID_PAGE)
+
+
+def throttle_words(bits: int) -> tuple[str, ...]:
+    """What slows a GPU down, from the bit mask; empty when nothing does (idle is not throttling)."""
+    return tuple(reason.words for reason in throttle_reasons() if reason.slows and bits & reason.bit)
+
+
+@cache
+def throttle_reasons() -> tuple[ThrottleReason, ...]:
+    """All known bits, lowest first."""
+    rows = cast("Iterable[Mapping[str, object]]", _read("throttle_reasons.toml")["reason"])
+    return tuple(ThrottleReason(**row) for row in rows)  # type: ignore[arg-type]
+
+
+@cache
+def _errors() -> dict[str, ErrorWords]:
+    return {code: ErrorWords(**row) for code, row in _read("nvml_errors.toml").items()}  # type: ignore[arg-type]
+
+
+@cache
+def _xids() -> dict[str, XidWords]:
+    return {number: XidWords(**row) for number, row in _read("xids.toml").items()}  # type: ignore[arg-type]
+
+
+def _read(name: str) -> dict[str, dict[str, object]]:
+    return tomllib.loads((_CATALOG / name).read_text(encoding="utf-8"))
