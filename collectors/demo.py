@@ -15,9 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, TextIO
-
-import pyarrow as pa
+from typing import Any, Protocol, TextIO
 
 from collectors.synthetic.generator import SyntheticFleet
 from fleet.model import Batch, Row
@@ -35,6 +33,14 @@ class DemoError(Exception):
     """The store cannot take this demo; the message says what was found and what to write instead."""
 
 
+class Rows(Protocol):
+    """A result that can be read as Python rows."""
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """One dict a row."""
+        ...
+
+
 class DemoStore(Protocol):
     """What the back-fill needs of a store."""
 
@@ -42,7 +48,7 @@ class DemoStore(Protocol):
         """Store a batch once."""
         ...
 
-    def query(self, sql: str) -> pa.Table:
+    def query(self, sql: str) -> Rows:
         """Rows of a query."""
         ...
 
@@ -88,7 +94,7 @@ def find_position(store: DemoStore, seed: int, now: datetime) -> Position:
         )
     newest = store.query(
         "SELECT toUnixTimestamp64Milli(at) AS newest, detail FROM source_runs"
-        " WHERE source = 'synthetic' ORDER BY at DESC LIMIT 1"
+        " WHERE source = 'synthetic' AND detail LIKE '%origin%' ORDER BY at DESC LIMIT 1"
     ).to_pylist()
     if not newest:
         origin = datetime.fromtimestamp(now.timestamp() // 60 * 60, UTC)

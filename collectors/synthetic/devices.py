@@ -124,7 +124,7 @@ class DeviceModel:
         throttle |= np.where(watts > 0.97 * limit, _SW_POWER_CAP, 0)
         throttle |= np.where(temperature >= 85.0, _SW_THERMAL, 0)
         throttle |= np.where(temperature >= 89.0, _HW_THERMAL, 0)
-        return throttle.astype(np.int64), np.round(np.minimum(temperature, 92.0), 0)
+        return throttle.astype(np.int64), np.asarray(np.round(np.minimum(temperature, 92.0), 0), dtype=np.float64)
 
     def _activity(self, seconds: Floats, ticks: NDArray[np.int64], load: Load) -> Floats:
         """SM share wanted by each holding."""

@@ -79,7 +79,7 @@ class ProcessModel:
         restarts[:, CRASHER] = self._story.crash_starts(seconds, interval)
         return Processes(
             running=running, cpu_seconds=np.round(cores * interval, 4), cpu_periods=periods,
-            throttled_periods=throttled, throttled_seconds=np.round(throttled * 0.03, 4),
+            throttled_periods=throttled, throttled_seconds=throttled.astype(np.float64) * 0.03125,
             memory=(memory * GIB).astype(np.int64),
             cache=(base * GIB * 0.4 * (0.8 + 0.2 * noise.smooth(13, width, seconds, 7200.0))).astype(np.int64),
             received=received.astype(np.int64), sent=sent.astype(np.int64), read=read.astype(np.int64),

@@ -1,0 +1,291 @@
+"""The invented fleet: deterministic, consistent with itself, and as troubled as promised."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import pytest
+
+from collectors.sources.synthetic import SyntheticSource
+from collectors.synthetic.generator import SyntheticFleet
+from collectors.synthetic.layout import MEMBERS
+from collectors.synthetic.lengths import trace_lengths
+from fleet.model import (
+    UNATTRIBUTED,
+    Container,
+    ContainerGpuSample,
+    ContainerSample,
+    Gpu,
+    GpuSample,
+    Histogram,
+    Host,
+    InferenceSample,
+    Row,
+    SourceRun,
+)
+
+T = TypeVar("T", bound=Row)
+ORIGIN = datetime(2026, 3, 4, 10, tzinfo=UTC)  # a Wednesday
+FLEET = SyntheticFleet(7, ORIGIN)
+
+
+def of(rows: Iterable[Row], kind: type[T]) -> list[T]:
+    return [row for row in rows if isinstance(row, kind)]
+
+
+def at(hours: float) -> datetime:
+    return ORIGIN + timedelta(hours=hours)
+
+
+def minutes(first_hours: float, last_hours: float, step: int = 60) -> list[Row]:
+    count = round((last_hours - first_hours) * 3600 / step)
+    return FLEET.block([at(first_hours) + timedelta(seconds=step * n) for n in range(count)], float(step))
+
+
+def quantile(rows: Iterable[Histogram], q: float) -> float:
+    """Upper bound of the bucket in which the quantile lies."""
+    total: list[float] = []
+    bounds: tuple[float, ...] = ()
+    for row in rows:
+        bounds = row.bounds
+        total = [a + b for a, b in zip(total or [0.0] * len(bounds), row.increments, strict=True)]
+    rank, seen = q * sum(total), 0.0
+    for bound, count in zip(bounds, total, strict=True):
+        seen += count
+        if seen >= rank:
+            return bound
+    return math.nan
+
+
+def hist(rows: Iterable[Row], key_part: str, field: str) -> list[Histogram]:
+    return [row for row in of(rows, Histogram) if key_part in row.container_key and row.field == field]
+
+
+def test_the_fleet_has_four_hosts_sixteen_gpus_forty_containers_and_six_tenants() -> None:
+    facts = FLEET.facts(at(-30))  # before the deploy, so no retired container
+    assert len(of(facts, Host)) == 4
+    assert len({gpu.gpu_uuid for gpu in of(facts, Gpu)}) == 16
+    containers = of(facts, Container)
+    assert len({row.container_id for row in containers}) == len({row.container_key for row in containers}) == 40
+    assert {row.tenant for row in containers} == {
+        "acme", "globex", "initech", "umbrella-research", "hooli", "platform",
+    }  # fmt: skip
+    assert {gpu.name for gpu in of(facts, Gpu)} == {"NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA L40S"}
+
+
+def test_one_seed_gives_the_same_rows_and_another_seed_gives_others() -> None:
+    again = SyntheticFleet(7, ORIGIN)
+    assert again.rows(at(-5), 60.0) == FLEET.rows(at(-5), 60.0)
+    assert again.events(at(-48), at(0)) == FLEET.events(at(-48), at(0))
+    other = SyntheticFleet(8, ORIGIN)
+    assert {row.gpu_uuid for row in of(other.rows(at(-5), 60.0), GpuSample)}.isdisjoint(
+        row.gpu_uuid for row in of(FLEET.rows(at(-5), 60.0), GpuSample)
+    )
+
+
+def test_rows_do_not_depend_on_how_the_time_is_cut_into_blocks() -> None:
+    whole = minutes(-2, -1)
+    halves = minutes(-2, -1.5) + minutes(-1.5, -1)
+    assert sorted(map(repr, whole)) == sorted(map(repr, halves))
+
+
+def test_containers_and_unattributed_add_up_to_the_device() -> None:
+    rows = [*FLEET.rows(at(-8), 60.0), *FLEET.rows(at(0), 5.0)]
+    parts: dict[tuple[datetime, str], list[ContainerGpuSample]] = defaultdict(list)
+    for row in of(rows, ContainerGpuSample):
+        parts[row.at, row.gpu_uuid].append(row)
+    devices = of(rows, GpuSample)
+    assert len(devices) == 32
+    for device in devices:
+        mine = parts[device.at, device.gpu_uuid]
+        assert [row.tenant for row in mine].count(UNATTRIBUTED) == 1
+        assert sum(row.memory_bytes or 0 for row in mine) == device.memory_used_bytes
+        assert sum(row.sm_ratio or 0 for row in mine) == pytest.approx(device.busy_ratio, abs=1e-9)
+        assert sum(row.power_watts or 0 for row in mine) == pytest.approx(device.power_watts, abs=1e-6)
+        assert device.memory_used_bytes is not None
+        assert device.memory_reserved_bytes is not None
+        assert device.memory_total_bytes is not None
+        assert device.memory_used_bytes + device.memory_reserved_bytes <= device.memory_total_bytes
+        assert device.power_watts is not None
+        assert device.power_limit_watts is not None
+        assert device.power_watts <= device.power_limit_watts
+
+
+def test_no_value_is_not_a_number_and_no_increment_or_ratio_is_out_of_range() -> None:
+    for row in [*minutes(-26.2, -25.8), *minutes(-75.1, -74.9), *FLEET.facts(ORIGIN)]:
+        for column in fields(row):
+            value = getattr(row, column.name)
+            if isinstance(value, float | int):
+                assert math.isfinite(value)
+                assert value >= 0, (row, column.name)
+                if column.name.endswith("_ratio"):
+                    assert value <= 1, (row, column.name)
+
+
+def test_histograms_count_every_request_and_their_sums_fit_their_buckets() -> None:
+    rows = minutes(-1, -0.5)
+    requests = {(row.at, row.container_key): row for row in of(rows, InferenceSample)}
+    checked = 0
+    for row in of(rows, Histogram):
+        sample = requests[row.at, row.container_key]
+        assert row.bounds[-1] == math.inf
+        assert all(count == int(count) for count in row.increments)
+        if row.field == "itl_seconds":
+            assert sum(row.increments) == (sample.generation_tokens or 0) - (sample.requests or 0)
+        else:
+            assert sum(row.increments) == sample.requests
+        if row.field in ("prompt_tokens", "generation_tokens"):
+            assert row.sum_increment == getattr(sample, row.field)
+        lower = sum(n * bound for n, bound in zip(row.increments[1:], row.bounds[:-1], strict=True))
+        assert row.sum_increment is not None
+        assert row.sum_increment >= lower - 1e-6
+        checked += 1
+    assert checked == 30 * (
+        8 * 6 + 3 * 4
+    )  # 8 endpoints generate; 3 embed and have no token gaps and no generated tokens
+
+
+def test_request_lengths_follow_the_published_trace() -> None:
+    prompt, generated = trace_lengths()
+    # Means of the trace's 19,366 requests: 1154.7 and 211.1 tokens; quantiles every half percent come near.
+    assert prompt.mean == pytest.approx(1154.7, rel=0.03)
+    assert generated.mean == pytest.approx(211.1, rel=0.01)
+    rows = [row for row in of(minutes(-3, 0), InferenceSample) if "acme-chat/llm-chat" in row.container_key]
+    per_request = sum(row.prompt_tokens or 0 for row in rows) / sum(row.requests or 0 for row in rows)
+    assert per_request == pytest.approx(prompt.mean, rel=0.05)
+
+
+def test_load_has_a_day_cycle_and_a_quieter_weekend() -> None:
+    def hourly(day: int) -> list[float]:
+        return [
+            sum(row.requests or 0 for row in of(FLEET.rows(at(24 * day + hour), 60.0), InferenceSample))
+            for hour in range(24)
+        ]
+
+    wednesday, sunday = hourly(-7), hourly(-3)
+    assert max(wednesday) > 2.5 * min(wednesday)
+    assert sum(sunday) < 0.9 * sum(wednesday)
+
+
+def test_the_leak_fills_its_limit_is_killed_and_starts_again() -> None:
+    rows = [row for row in of(minutes(-24, 0), ContainerSample) if "retriever" in row.container_key]
+    kills = [index for index, row in enumerate(rows) if row.oom_kills]
+    assert len(kills) in (2, 3)
+    for index in kills:
+        before, after = rows[index - 1], rows[index]
+        assert before.memory_limit_bytes is not None
+        assert (before.memory_working_set_bytes or 0) > 0.98 * before.memory_limit_bytes
+        assert (after.memory_working_set_bytes or 0) < 0.2 * before.memory_limit_bytes
+        assert after.restarts == 1
+    told = [event for event in FLEET.events(at(-24), at(0)) if event.kind == "oom"]
+    assert len(told) == len(kills)
+    assert {event.severity for event in told} == {"critical"}
+
+
+def test_the_notebook_holds_two_gpus_and_hardly_uses_them() -> None:
+    rows = [row for row in of(minutes(-24, 0, 600), ContainerGpuSample) if row.container_key == "gpu-a02:research-nb"]
+    assert len({row.gpu_uuid for row in rows}) == 2
+    assert all(row.held for row in rows)
+    assert max(row.sm_ratio or 0 for row in rows) <= 0.04
+    assert min(row.memory_bytes or 0 for row in rows) > 35e9
+
+
+def test_the_noisy_neighbour_slows_the_chat_model_beside_it() -> None:
+    alone, beside = (
+        hist(minutes(-1.4, -0.6), "llm-fast", "itl_seconds"),
+        hist(minutes(-0.3, 0.2), "llm-fast", "itl_seconds"),
+    )
+    assert quantile(beside, 0.95) > quantile(alone, 0.95)
+    neighbours = {
+        row.container_key for row in of(FLEET.rows(at(0), 5.0), ContainerGpuSample) if "nightly" in row.container_key
+    }
+    assert neighbours == {"gpu-a01:initech-index/nightly-batch/1"}
+    assert not [row for row in of(FLEET.rows(at(-1), 5.0), ContainerGpuSample) if "nightly" in row.container_key]
+
+
+def test_one_tenants_prompts_become_longer_two_days_ago_and_nobody_elses() -> None:
+    for name, factor in (("summarizer", 2.6), ("llm-chat", 1.0)):
+        means = []
+        for start in (-50.0, -26.0):
+            rows = [row for row in of(minutes(start, start + 1.5), InferenceSample) if name in row.container_key]
+            means.append(sum(row.prompt_tokens or 0 for row in rows) / sum(row.requests or 0 for row in rows))
+        assert means[1] / means[0] == pytest.approx(factor, rel=0.12)
+
+
+def test_prometheus_is_silent_for_one_hour_of_the_week_and_says_so() -> None:
+    rows = minutes(-76, -73)
+    runs = [row for row in of(rows, SourceRun) if row.source == "prometheus"]
+    failed = [row for row in runs if row.state == "failed"]
+    assert [len(runs), len(failed)] == [180, 60]
+    assert {row.reason for row in failed} == {"unreachable"}
+    silent = {row.at for row in failed}
+    assert not [row for row in of(rows, InferenceSample) if row.at in silent]
+    assert not [row for row in of(rows, Histogram) if row.at in silent]
+    assert len([row for row in of(rows, GpuSample) if row.at in silent]) == 60 * 16
+
+
+def test_the_deploy_changes_the_image_and_the_id_but_not_the_key() -> None:
+    before, after = (
+        [row for row in of(FLEET.facts(at(hours)), Container) if row.container_key.endswith("llm-code/2")]
+        for hours in (-27, -25)
+    )
+    assert [row.image for row in before] == ["vllm/vllm-openai:v0.32.1"]
+    assert {(row.image, row.removed) for row in after} == {
+        ("vllm/vllm-openai:v0.32.1", True), ("vllm/vllm-openai:v0.33.0", False),
+    }  # fmt: skip
+    assert len({row.container_id for row in after}) == 2
+    kinds = [event.kind for event in FLEET.events(at(-26.01), at(-25.99)) if "llm-code" in event.container_key]
+    assert kinds == ["die", "image_change", "start"]
+
+
+def test_the_error_the_heat_and_the_bad_posture_are_there() -> None:
+    week = [row for row in of(minutes(-41, -39), GpuSample) if row.xid]
+    assert [(row.host, row.gpu_index, row.xid, row.ecc_uncorrected) for row in week] == [("gpu-b01", 2, 94, 1)]
+    hot = [row for row in of(minutes(-24, 0, 300), GpuSample) if (row.throttle_reasons or 0) & 0x60]
+    assert {(row.host, row.gpu_index) for row in hot} == {("gpu-c01", 1)}
+    containers = of(FLEET.facts(ORIGIN), Container)
+    assert [row.privileged for row in containers].count(True) == 6
+    assert len([row for row in containers if row.user in ("root", "")]) > 6
+    assert len([row for row in containers if row.image.endswith(":latest")]) == 4
+    assert [row.name for row in containers if row.health == "unhealthy"] == ["hooli-voice-api-1"]
+    crasher = next(row for row in containers if row.container_key.endswith("/worker/1"))
+    assert crasher.restart_count == 240  # every five minutes for twenty hours
+
+
+def test_events_told_in_slices_are_the_events_told_at_once() -> None:
+    whole = FLEET.events(at(-30), at(3))
+    slices = [event for hour in range(-30, 3) for event in FLEET.events(at(hour), at(hour + 1))]
+    assert list(whole) == slices
+    assert len({event.event_id for event in whole}) == len(whole)
+
+
+def test_the_live_source_continues_where_the_back_fill_stopped() -> None:
+    source = SyntheticSource(FLEET, at(0))
+    first = source.collect(at(0) + timedelta(seconds=5))
+    second = source.collect(at(0) + timedelta(seconds=12))
+    assert {row.interval_seconds for row in of(first.rows, GpuSample)} == {5.0}
+    assert {row.interval_seconds for row in of(second.rows, GpuSample)} == {7.0}
+    assert len(of(first.rows, Container)) == 41  # 40 and the one that the deploy replaced
+    assert not of(second.rows, Container)
+    assert "seed 7" in second.detail
+    assert "origin 2026-03-04T10:00:00Z" in second.detail
+
+
+def test_a_clock_that_steps_back_brings_no_rows_instead_of_negative_increments() -> None:
+    source = SyntheticSource(FLEET, at(0))
+    reading = source.collect(at(-1))
+    assert reading.rows == ()
+    assert "stepped back" in reading.detail
+    assert source.collect(at(0) + timedelta(seconds=5)).rows
+
+
+def test_a_state_change_brings_the_facts_at_once() -> None:
+    source = SyntheticSource(FLEET, at(0))
+    source.collect(at(0) + timedelta(seconds=235))
+    crashed = source.collect(at(0) + timedelta(seconds=241))
+    states = {row.container_key: row.state for row in of(crashed.rows, Container)}
+    assert states["gpu-b01:hooli-copilot/worker/1"] == "restarting"
+    assert len(MEMBERS) == 40
