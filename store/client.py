@@ -23,12 +23,14 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
-from fleet.model import Batch, Row
+from fleet.model import Batch
 from store import migrations
-from store.columns import to_arrow
+from store.columns import Insert, prepare
 from store.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger(__name__)
+# Every failed request is raised to the caller; the library's own warning (with its traceback) says it a second time.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ERROR_CODE = re.compile(r"\bCode: (\d+)")
@@ -37,18 +39,6 @@ _ERROR_CODE = re.compile(r"\bCode: (\d+)")
 _RETRYABLE = frozenset(
     {3, 74, 75, 159, 173, 202, 209, 210, 212, 241, 242, 243, 252, 279, 285, 286, 319, 394, 425, 439, 625, 999}
 )  # fmt: skip
-#: Partition of each table, as a prefix of the ISO date: one insert must touch one partition to be one atomic part.
-_PARTITION_PREFIX = {
-    "container_samples": 10,
-    "gpu_samples": 10,
-    "container_gpu_samples": 10,
-    "inference_samples": 10,
-    "histograms": 10,
-    "source_runs": 10,
-    "events": 7,
-}
-
-
 #: Never chDB's own "default": that one is overlaid with the file system, so `SELECT * FROM '/etc/passwd'` reads a file.
 DEFAULT_DATABASE = "fleet"
 
@@ -173,17 +163,12 @@ class Store:
         Each table (and day) is one atomic insert; the same token again is no second copy, so a batch that failed
         half-way is simply sent again. Raises StoreUnavailable (try later) or StoreError (the batch is refused).
         """
-        groups: dict[tuple[type[Row], str], list[Row]] = {}
-        for row in batch.rows:
-            length = _PARTITION_PREFIX.get(row.table)
-            groups.setdefault((type(row), "" if length is None else row.at.isoformat()[:length]), []).append(row)  # type: ignore[attr-defined]
-        for (row_type, partition), rows in groups.items():
-            try:
-                table = to_arrow(row_type, rows)
-            except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-                raise StoreError(0, f"batch {batch.token}: {row_type.table}: {error}") from error
-            token = f"{batch.token}/{row_type.table}" + (f"/{partition}" if partition else "")
-            self._insert(row_type.table, table, token)
+        self.insert(prepare(batch))
+
+    def insert(self, inserts: Sequence[Insert]) -> None:
+        """Store prepared inserts in order, as `append` does. Raises StoreUnavailable or StoreError."""
+        for insert in inserts:
+            self._insert(insert.table, insert.rows, insert.token)
 
     def _insert(self, name: str, table: pa.Table, token: str) -> None:
         settings: dict[str, Any] = {
@@ -311,6 +296,12 @@ def _quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
+def _short(text: str) -> str:
+    """The last link of the HTTP library's chain of causes, where the words for a person stand."""
+    found = re.search(r"Caused by \w+\(.*?: ([^:]*?)['\"]?\)\)", text)
+    return found[1] if found else text
+
+
 def _engine_error(dsn: Dsn, text: str) -> StoreError:
     found = _ERROR_CODE.search(text)
     code = int(found[1]) if found else 0
@@ -331,8 +322,10 @@ def _mapped(dsn: Dsn) -> Iterator[None]:
             message = f"{where}: the folder cannot be opened, most likely another process holds it: {text}"
             raise StoreUnavailable(code, message) from error
         if code in _RETRYABLE or (not code and isinstance(error, OperationalError)):
-            raise StoreUnavailable(code, f"{where}: {text}") from error
+            raise StoreUnavailable(code, f"{where}: {_short(text)}") from error
         raise StoreError(code, f"{where}: {text}") from error
+    except pa.ArrowException as error:
+        raise StoreError(0, f"{where}: the answer is no Arrow ({error}); leave FORMAT out of the SQL") from error
     except OSError as error:
         raise StoreUnavailable(0, f"{where}: {error}") from error
 

@@ -12,14 +12,27 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from fleet.model import ROW_TYPES, Row
+from fleet.model import ROW_TYPES, Batch, Row
+from store.errors import StoreError
 
 TIMESTAMP = pa.timestamp("ms", tz="UTC")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+#: Partition of each table, as a prefix of the ISO date: one insert must touch one partition to be one atomic part.
+_PARTITION_PREFIX = {
+    "container_samples": 10,
+    "gpu_samples": 10,
+    "container_gpu_samples": 10,
+    "inference_samples": 10,
+    "histograms": 10,
+    "source_runs": 10,
+    "events": 7,
+}
 
 
 def _finite(value: float | None) -> float | None:
@@ -29,6 +42,11 @@ def _finite(value: float | None) -> float | None:
 def _finite_or_zero(value: float) -> float:
     # Only for columns that cannot be NULL (interval_seconds, took_seconds): an interval of zero carries no weight.
     return value if math.isfinite(value) else 0.0
+
+
+def _increments(values: Sequence[float]) -> Sequence[float]:
+    # An empty histogram adds nothing anywhere; one NaN inside would poison every sum over the hour.
+    return values if all(math.isfinite(value) for value in values) else ()
 
 
 def clean_text(value: str) -> str:
@@ -70,7 +88,9 @@ def _column(name: str, annotation: object) -> Column:
     if annotation is str:
         return Column(pa.field(name, pa.string(), nullable), clean_text)
     if origin is tuple and typing.get_args(annotation)[0] is float:
-        return Column(pa.field(name, pa.list_(pa.field("item", pa.float64(), nullable=False)), nullable), None)
+        element = pa.field("item", pa.float64(), nullable=False)
+        # bounds end in +Inf and keep it; an increment that is not finite makes the whole histogram unusable.
+        return Column(pa.field(name, pa.list_(element), nullable), _increments if name == "increments" else None)
     if origin is tuple and typing.get_args(annotation)[0] is str:
         element = pa.field("item", pa.string(), nullable=False)
         return Column(pa.field(name, pa.list_(element), nullable), lambda texts: [clean_text(text) for text in texts])
@@ -101,3 +121,38 @@ def to_arrow(row_type: type[Row], rows: Sequence[Row]) -> pa.Table:
             values = [None if value is None else column.convert(value) for value in values]
         arrays.append(pa.array(values, type=column.field.type))
     return pa.Table.from_arrays(arrays, schema=pa.schema([column.field for column in columns]))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Insert:
+    """One atomic insert: rows of one table in one partition. The same `token` again is no second copy."""
+
+    table: str
+    token: str
+    rows: pa.Table
+
+
+def prepare(batch: Batch) -> tuple[Insert, ...]:
+    """The inserts of a batch, one per table and partition. Raises StoreError when a value does not fit its column."""
+    groups: dict[tuple[type[Row], str], list[Row]] = {}
+    for row in batch.rows:
+        prefix = _PARTITION_PREFIX.get(row.table)
+        partition = "" if prefix is None else _utc(batch, row).isoformat()[:prefix]
+        groups.setdefault((type(row), partition), []).append(row)
+    inserts: list[Insert] = []
+    for (row_type, partition), rows in groups.items():
+        try:
+            table = to_arrow(row_type, rows)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(0, f"batch {batch.token}: {row_type.table}: {error}") from error
+        inserts.append(
+            Insert(row_type.table, f"{batch.token}/{row_type.table}" + f"/{partition}" * bool(partition), table)
+        )
+    return tuple(inserts)
+
+
+def _utc(batch: Batch, row: Row) -> datetime:
+    at: datetime = row.at  # type: ignore[attr-defined]
+    if at.tzinfo is None:
+        raise StoreError(0, f"batch {batch.token}: {row.table}: {at} has no time zone; write aware UTC datetimes")
+    return at.astimezone(UTC)

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent / "migrations"
 #: Raw tables and rollups remember the tokens of this many inserts, so a repeated batch counts once.
 DEDUPLICATION_WINDOW = 1000
 
+_SHARDING_KEYS = ("container_id", "host", "target")
 _PLACEHOLDER = re.compile(r"\{(table|view|local|engine|settings)(?::([^}]+))?\}")
 
 
@@ -61,6 +62,43 @@ def render(statement: str) -> str:
         return match[2]
 
     return _PLACEHOLDER.sub(value, statement)
+
+
+def render_cluster(cluster: str) -> list[str]:
+    """The same schema for a replicated, sharded cluster: replicated local tables, a Distributed table under each plain
+    name, views between the local tables. The engine has parsed these statements; no cluster has run them here.
+
+    Rows of one container (else of one host) stay on one shard, so rollups and per-container queries merge locally.
+    Raises ValueError for a cluster name that is no plain name.
+    """
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", cluster):
+        raise ValueError(f"cluster: {cluster!r} is no plain name; write letters, digits, _ and - only")
+    on_cluster = f"ON CLUSTER '{cluster}'"
+
+    def value(match: re.Match[str]) -> str:
+        kind, name = match[1], match[2]
+        if kind == "settings":
+            return f"replicated_deduplication_window = {DEDUPLICATION_WINDOW}"
+        if kind == "engine":
+            # No path: the server's default_replica_path, which holds {uuid}, {shard} and {replica}.
+            return f"Replicated{name}"
+        return {"table": f"{name}_local {on_cluster}", "view": f"{name} {on_cluster}", "local": f"{name}_local"}[kind]
+
+    statements: list[str] = []
+    for migration in load():
+        for statement in migration.statements():
+            statements.append(_PLACEHOLDER.sub(value, statement))
+            created = re.search(r"\{table:(\w+)\}", statement)
+            if created:
+                key = next(
+                    (name for name in _SHARDING_KEYS if re.search(rf"^\s+{name} ", statement, re.MULTILINE)), "host"
+                )
+                table = created[1]
+                statements.append(
+                    f"CREATE TABLE IF NOT EXISTS {table} {on_cluster} AS {table}_local\n"
+                    f"ENGINE = Distributed('{cluster}', currentDatabase(), '{table}_local', cityHash64({key}))"
+                )
+    return statements
 
 
 def apply(command: Callable[[str], None], query: Callable[[str], pa.Table]) -> None:
