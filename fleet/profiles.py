@@ -65,6 +65,11 @@ class ProfileField:
     combine: Combine = "sum"
     note: str = ""
 
+    @property
+    def key(self) -> str:
+        """Name among all fields of a profile: a column and a distribution may share theirs."""
+        return f"{self.name} distribution" if self.type == "histogram" else self.name
+
     def accepts(self, labels: Mapping[str, str]) -> bool:
         """Whether a series with these labels counts for this field."""
         return all(re.fullmatch(pattern, labels.get(label, "")) for label, pattern in self.match.items())

@@ -1,0 +1,168 @@
+"""Cumulative series of Prometheus to increments: whole servers restart, so whole servers are reset.
+
+`fleet.increase` follows one series. Here a target's series share one life: when the process behind it began anew,
+every counter and every bucket began at 0 together. Judging each alone would subtract an old bucket from a new one
+wherever the new process has already overtaken the old count.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+from fleet.increase import IncreaseTracker
+
+#: A process start is read from the boot time and may move by a clock correction; no model server restarts so fast.
+START_TOLERANCE_SECONDS = 2.0
+#: What has not been seen for so long begins anew: one row is not made to stand for more than that.
+FORGET_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """When the process behind a target began, on its own clock. kind: "process" (its own metric) or "container"."""
+
+    kind: str
+    identity: str
+    at_seconds: float
+
+    def same_life(self, other: Start) -> bool:
+        """Whether both speak of one process; evidence of different kinds says nothing against it."""
+        if self.kind != other.kind:
+            return True
+        return self.identity == other.identity and abs(self.at_seconds - other.at_seconds) <= START_TOLERANCE_SECONDS
+
+
+class SeriesTracker(IncreaseTracker):
+    """An IncreaseTracker that can be asked what it remembers before it is told more."""
+
+    def last(self, series: Hashable) -> float | None:
+        """Value of the last call, None for a series not seen."""
+        return self._last.get(series)
+
+    def keep(self, series: Hashable) -> None:
+        """Do not forget this series in the next sweep."""
+        if series in self._last:
+            self._seen.add(series)
+
+
+@dataclass(slots=True)
+class _Life:
+    number: int
+    start: Start | None
+    readings: int
+    read_at: float
+    scraped_at: float | None
+    fields: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """How one reading of one target is to be counted.
+
+    life: part of each series' identity. fresh: there is a scrape newer than the last counted one.
+    born: all its series began at 0 since the last reading. seconds: what the increments cover, None at first sight.
+    known_fields: fields read for this life before, whose new series are therefore genuinely new.
+    """
+
+    life: int
+    fresh: bool
+    born: bool
+    seconds: float | None
+    known_fields: frozenset[str]
+
+
+class Lives:
+    """Remembers the life of each target and counts its series."""
+
+    def __init__(self) -> None:
+        self._tracker = SeriesTracker()
+        self._lives: dict[Hashable, _Life] = {}
+        self._numbers = itertools.count(1)
+        self._polled_at: float | None = None
+        self._swept_at: float | None = None
+
+    def turn(
+        self,
+        target: Hashable,
+        *,
+        now: float,
+        scraped_at: float | None,
+        start: Start | None,
+        values: Iterable[tuple[Hashable, float]],
+        fields: frozenset[str],
+    ) -> Turn:
+        """Decide how this reading counts. now, scraped_at: server clock, seconds; values: (series, value) pairs.
+
+        Call once per target and poll, before `count` and `count_buckets`.
+        """
+        life = self._lives.get(target)
+        if life is not None and now - life.read_at > FORGET_SECONDS:
+            life = None
+        if life is None:
+            # Under way before our last poll, or unknown: what it has counted until now was not counted by us.
+            born = start is not None and self._polled_at is not None and start.at_seconds > self._polled_at
+            self._lives[target] = _Life(next(self._numbers), start, 1, now, scraped_at, fields)
+            return Turn(life=self._lives[target].number, fresh=True, born=born, seconds=None, known_fields=frozenset())
+        fresh = scraped_at is None or life.scraped_at is None or scraped_at > life.scraped_at
+        born = False
+        if fresh:
+            born = self._began_anew(life, start, values)
+            if born:
+                life.number, life.readings = next(self._numbers), 0
+            life.start = start or life.start
+        # Two readings: the first scrape of a target may be half visible to the queries of one poll.
+        known_fields = life.fields if life.readings > 1 else frozenset[str]()
+        answer = Turn(life=life.number, fresh=fresh, born=born, seconds=now - life.read_at, known_fields=known_fields)
+        if fresh:
+            life.readings += 1
+            life.scraped_at, life.fields = scraped_at, fields
+        life.read_at = now
+        return answer
+
+    def _began_anew(self, life: _Life, start: Start | None, values: Iterable[tuple[Hashable, float]]) -> bool:
+        if start is not None and life.start is not None and not start.same_life(life.start):
+            return True
+        if start is not None and start.kind == "process" and life.start is not None and life.start.kind == "process":
+            return False  # the same process: a counter that falls is a fault of that one counter
+        number = life.number
+        last = self._tracker.last
+        return any((before := last((number, series))) is not None and value < before for series, value in values)
+
+    def count(self, turn: Turn, field: str, series: Hashable, value: float) -> float | None:
+        """Increment of one counter, None at first sight."""
+        key = (turn.life, series)
+        if not turn.fresh:
+            self._tracker.keep(key)
+            return None if self._tracker.last(key) is None else 0.0
+        return self._tracker.increase(key, value, born_now=turn.born or field in turn.known_fields)
+
+    def count_buckets(
+        self, turn: Turn, field: str, series: tuple[Hashable, ...], cumulative: tuple[float, ...]
+    ) -> tuple[float, ...] | None:
+        """Increments (cumulative too) of one histogram's buckets, None at first sight of any of them.
+
+        One bucket that fell resets them all.
+        """
+        keys = [(turn.life, each) for each in series]
+        last = [self._tracker.last(key) for key in keys]
+        if turn.fresh and any(
+            before is not None and now < before for before, now in zip(last, cumulative, strict=True)
+        ):
+            for key, value in zip(keys, cumulative, strict=True):
+                self._tracker.increase(key, value)
+            return cumulative
+        counted = [self.count(turn, field, each, value) for each, value in zip(series, cumulative, strict=True)]
+        known = [value for value in counted if value is not None]
+        return tuple(known) if len(known) == len(counted) else None
+
+    def end_poll(self, now: float) -> None:
+        """Close a poll at `now`, server clock: forgets what has long been gone."""
+        self._polled_at = now if self._polled_at is None else max(self._polled_at, now)
+        if self._swept_at is None:
+            self._swept_at = now
+        elif now - self._swept_at > FORGET_SECONDS:
+            self._tracker.sweep()
+            self._lives = {key: life for key, life in self._lives.items() if now - life.read_at <= FORGET_SECONDS}
+            self._swept_at = now

@@ -1,0 +1,182 @@
+"""Series of one poll, sorted by target, model and field of a profile; nothing is counted here yet."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from collectors.prometheus_targets import Sample, Target, TargetIndex
+from fleet.profiles import Profile, ProfileField
+
+#: Field of a query that failed -> why.
+Failures = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistogramSeries:
+    """One histogram of one engine: rising bounds ending in +Inf, cumulative counts, sum if exposed."""
+
+    bounds: tuple[float, ...]
+    series: tuple[Hashable, ...]
+    cumulative: tuple[float, ...]
+    sum_series: Hashable | None
+    sum_value: float | None
+
+
+@dataclass(slots=True)
+class TargetReading:
+    """What one target exposes of one profile. Counters and gauges by field and model, problems by field."""
+
+    target: Target
+    profile: Profile
+    models: set[str] = field(default_factory=set[str])
+    counters: dict[str, dict[str, list[tuple[Hashable, float]]]] = field(default_factory=dict)
+    gauges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    histograms: dict[str, dict[str, list[HistogramSeries]]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict[str, str])
+
+    def counted_values(self) -> Iterator[tuple[Hashable, float]]:
+        """Every (series, value) that only ever rises."""
+        for by_model in self.counters.values():
+            for pairs in by_model.values():
+                yield from pairs
+        for by_model in self.histograms.values():
+            for found in by_model.values():
+                for histogram in found:
+                    yield from zip(histogram.series, histogram.cumulative, strict=True)
+
+
+def query_of(wanted: ProfileField) -> str:
+    """The instant query that reads one field for the whole fleet: raw series, no rate, no sum.
+
+    Increments must be taken per series before anything is added: sums of counters hide restarts.
+    """
+    names = wanted.metrics
+    if wanted.type == "histogram":
+        names = tuple(f"{name}{end}" for name in names for end in ("_bucket", "_sum"))
+    return selector(names)
+
+
+def selector(names: Sequence[str]) -> str:
+    """A selector of all these metrics."""
+    return names[0] if len(names) == 1 else f'{{__name__=~"{"|".join(names)}"}}'
+
+
+def queries_of(profile: Profile) -> dict[str, list[ProfileField]]:
+    """Queries of a profile with the fields each one answers; fields over one metric share its query."""
+    queries: defaultdict[str, list[ProfileField]] = defaultdict(list)
+    for wanted in (*profile.samples, *profile.histograms):
+        queries[query_of(wanted)].append(wanted)
+    return dict(queries)
+
+
+def sort_series(profile: Profile, vectors: Mapping[str, Sequence[Sample]], targets: TargetIndex) -> list[TargetReading]:
+    """The readings of all targets that speak this profile; `vectors` are the answers by query, failed ones absent."""
+    readings: dict[Hashable, TargetReading] = {}
+    for query, fields in queries_of(profile).items():
+        vector = vectors.get(query)
+        if not vector:
+            continue
+        by_target: defaultdict[Hashable, defaultdict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+        for sample in vector:
+            target = targets.find(sample[0])
+            by_target[target.key][sample[0].get("__name__", "")].append(sample)
+            if target.key not in readings:
+                readings[target.key] = TargetReading(target=target, profile=profile)
+        for key, by_metric in by_target.items():
+            for wanted in fields:
+                _take(readings[key], wanted, by_metric)
+    return list(readings.values())
+
+
+def _take(reading: TargetReading, wanted: ProfileField, by_metric: Mapping[str, list[Sample]]) -> None:
+    """File the series of the first metric name that this target exposes."""
+    ends = ("_bucket", "_sum") if wanted.type == "histogram" else ("",)
+    metric = next((name for name in wanted.metrics if name + ends[0] in by_metric), None)
+    if metric is None:
+        return
+    samples = [sample for end in ends for sample in by_metric.get(metric + end, ())]
+    if wanted.type == "histogram":
+        _take_histograms(reading, wanted, metric, samples)
+    else:
+        _take_numbers(reading, wanted, samples)
+
+
+def _take_numbers(reading: TargetReading, wanted: ProfileField, samples: Iterable[Sample]) -> None:
+    counters = reading.counters.setdefault(wanted.name, {}) if wanted.type == "counter" else {}
+    gauges = reading.gauges.setdefault(wanted.name, {}) if wanted.type == "gauge" else {}
+    for labels, value in samples:
+        model = reading.profile.model(labels)
+        reading.models.add(model)
+        if not math.isfinite(value):
+            reading.problems[wanted.key] = f"{wanted.name} is {value}"
+            continue
+        accepted = wanted.accepts(labels)
+        if wanted.type == "gauge":
+            if accepted:
+                gauges.setdefault(model, []).append(value * wanted.scale)
+            continue
+        # A metric that is there without the labels asked for counts as 0: it was never raised.
+        pairs = counters.setdefault(model, [])
+        if accepted:
+            pairs.append(((wanted.name, frozenset(labels.items())), value))
+
+
+def _take_histograms(reading: TargetReading, wanted: ProfileField, metric: str, samples: Iterable[Sample]) -> None:
+    bucket_name = f"{metric}_bucket"
+    buckets: defaultdict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = defaultdict(list)
+    sums: dict[tuple[tuple[str, str], ...], float] = {}
+    models: dict[tuple[tuple[str, str], ...], str] = {}
+    for labels, value in samples:
+        if not wanted.accepts(labels):
+            continue
+        rest = tuple(sorted(item for item in labels.items() if item[0] not in ("le", "__name__")))
+        if labels.get("__name__") != bucket_name:
+            sums[rest] = value
+            continue
+        try:
+            bound = float(labels.get("le", ""))
+        except ValueError:
+            bound = math.nan
+        buckets[rest].append((bound, value))
+        if rest not in models:
+            models[rest] = reading.profile.model(labels)
+    by_model = reading.histograms.setdefault(wanted.name, {})
+    for rest, pairs in buckets.items():
+        reading.models.add(models[rest])
+        pairs.sort()
+        problem = _fault(pairs)
+        if problem:
+            reading.problems[wanted.key] = f"{wanted.name}: {problem}"
+            continue
+        total = sums.get(rest)
+        base = (wanted.name, bucket_name, rest)
+        by_model.setdefault(models[rest], []).append(
+            HistogramSeries(
+                bounds=tuple(bound * wanted.scale for bound, _ in pairs),
+                series=tuple((base, bound) for bound, _ in pairs),
+                cumulative=tuple(count for _, count in pairs),
+                sum_series=(base, "sum") if total is not None and math.isfinite(total) else None,
+                sum_value=total * wanted.scale if total is not None and math.isfinite(total) else None,
+            )
+        )
+
+
+def _fault(pairs: Sequence[tuple[float, float]]) -> str:
+    """What is wrong with sorted (bound, cumulative count) pairs, "" when nothing is."""
+    if any(math.isnan(bound) for bound, _ in pairs):
+        return "a bucket bound is not a number"
+    if pairs[-1][0] != math.inf:
+        return "no +Inf bucket"
+    if not all(math.isfinite(count) for _, count in pairs):
+        return "a bucket count is not a number"
+    before = -1.0, 0.0
+    for index, pair in enumerate(pairs):
+        if index and pair[0] == before[0]:
+            return "a bucket bound is there twice"
+        if pair[1] < before[1]:
+            return "bucket counts fall from one bound to the next"
+        before = pair
+    return ""

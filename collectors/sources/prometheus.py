@@ -1,0 +1,303 @@
+"""The Prometheus source: inference servers as a Prometheus sees them, counted and joined to containers.
+
+Uses prometheus-api-client for instant queries and targets only. Its other calls overlap samples, need a frame per
+slice, or take any web page for a healthy server; its defaults wait for ever and retry a dead host for 6 s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar, cast
+from urllib.parse import urlsplit
+
+import requests
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from prometheus_api_client.prometheus_connect import PrometheusConnect
+from urllib3.util.retry import Retry
+
+from collectors.base import Reading, SourceError
+from collectors.prometheus_errors import explain, in_words
+from collectors.prometheus_http import BoundedSession, FileCredentials, is_near
+from collectors.prometheus_reading import TargetReading, queries_of, selector, sort_series
+from collectors.prometheus_rows import Place, RowMaker
+from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, text_map, with_up
+from fleet.inventory import Inventory
+from fleet.joining import Joiner, MapRule
+from fleet.model import Gap, Reason
+from fleet.profiles import Profile, builtin_profiles
+from fleet.settings import PrometheusServer
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Server clock and ours may differ by this much before we say so.
+SKEW_SECONDS = 5.0
+#: How long a target that is down may have been silent and still be known as an inference server.
+REMEMBER = "1h"
+
+
+#: What the library raises, and what a shape that is not the API's makes of its answers and of ours.
+_FAILURES = (
+    requests.RequestException, PrometheusApiClientException, ValueError, LookupError, TypeError, AttributeError,
+)  # fmt: skip
+
+
+class Rule(Protocol):
+    """An operator's rule on an endpoint, as in `fleet.settings.EndpointRule`."""
+
+    @property
+    def job(self) -> str: ...  # noqa: D102
+
+    @property
+    def instance(self) -> str: ...  # noqa: D102
+
+    @property
+    def container(self) -> str: ...  # noqa: D102
+
+
+class _QueryApi(Protocol):
+    """What is used of PrometheusConnect, with the types it does not declare."""
+
+    def custom_query(self, query: str, params: dict[str, str] | None = None) -> object: ...
+    def get_targets(self, state: str) -> object: ...
+    def close(self) -> None: ...
+
+
+class PrometheusClient:
+    """One server's query API. Every failure is a SourceError; nothing blocks longer than the time given to `begin`."""
+
+    def __init__(self, server: PrometheusServer) -> None:
+        self._server = server
+        url = server.url.rstrip("/")
+        secret_file = server.token_file or server.password_file
+        credentials = None
+        if secret_file:
+            credentials = FileCredentials(Path(secret_file), "" if server.token_file else server.username)
+        self._session = BoundedSession(
+            body_limit_bytes=server.body_limit_bytes,
+            credentials=credentials,
+            ca_file=server.ca_file,
+            identity=is_near(url),
+        )
+        # Only connecting is tried again: the next poll is soon, and a server that answers 503 is too busy already.
+        retry = Retry(total=1, connect=1, read=False, redirect=0, status=0, other=0, backoff_factor=0.2)
+        connect = PrometheusConnect(
+            url=url, session=self._session, retry=retry, timeout=max(1, round(server.timeout_seconds))
+        )
+        self._connect = cast("_QueryApi", connect)
+
+    def begin(self, seconds: float) -> None:
+        """Start a poll that may take so many seconds."""
+        self._session.begin(seconds)
+
+    def query(self, query: str, *, time: float | None = None) -> list[Sample]:
+        """Instant vector at `time` (server clock, unix seconds; None = now). Raises SourceError."""
+        params = {"timeout": f"{max(1, int(self._session.seconds_left))}s"}  # so that the server stops working too
+        if time is not None:
+            params["time"] = f"{time:.3f}"
+        return self._ask(lambda: _vector(self._connect.custom_query(query, params=params)))
+
+    def server_time(self) -> float:
+        """The server's clock, unix seconds: shows too that its query API works. Raises SourceError."""
+        return self._ask(lambda: _clock(self._connect.custom_query("vector(1)")))
+
+    def targets(self) -> list[Target]:
+        """Active scrape targets. Raises SourceError, "unsupported" where a server has no targets API."""
+        return self._ask(lambda: targets_from_api(self._connect.get_targets(state="active")))
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._connect.close()
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except _FAILURES as error:
+            raise explain(error, self._server) from error
+
+
+class PrometheusSource:
+    """Polls one Prometheus server. The memory of its counters lives as long as the object does."""
+
+    kind = "prometheus"
+
+    def __init__(
+        self,
+        server: PrometheusServer,
+        inventory: Inventory,
+        *,
+        rules: Sequence[Rule] = (),
+        profiles: Sequence[Profile] | None = None,
+    ) -> None:
+        """rules: an operator's word on endpoints; profiles: those of the product if None."""
+        self._server = server
+        self._inventory = inventory
+        self._rules = tuple(MapRule(job=r.job, instance=r.instance, container=r.container) for r in rules)
+        self._profiles = tuple(builtin_profiles() if profiles is None else profiles)
+        self._client = PrometheusClient(server)
+        self._rows = RowMaker(prometheus=self.target, interval_seconds=server.interval_seconds)
+        self._spoke_before: frozenset[Hashable] | None = None
+        self._state = ""
+
+    @property
+    def target(self) -> str:
+        """Name of the server in the settings, else its host and port."""
+        return self._server.name or urlsplit(self._server.url).netloc.rpartition("@")[2]
+
+    @property
+    def interval_seconds(self) -> float:
+        """Seconds between two polls."""
+        return self._server.interval_seconds
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Seconds one poll may take."""
+        return self._server.timeout_seconds
+
+    def collect(self, at: datetime) -> Reading:
+        """Read every endpoint once. Raises SourceError when the server cannot be read at all."""
+        client = self._client
+        # The poll ends by itself before the runner gives it up, with what it has.
+        client.begin(self._server.timeout_seconds * 0.9)
+        now = client.server_time()
+        gaps: list[Gap] = []
+        notes: list[str] = []
+        targets = self._targets(now, gaps, notes)
+        vectors, failures = self._fields(now, gaps)
+        index = TargetIndex(targets)
+        readings = [each for profile in self._profiles for each in sort_series(profile, vectors, index)]
+        starts = self._process_starts(readings, index, now)
+        joiner = Joiner(self._inventory.hosts(), rules=self._rules, prometheus_host=self._server.docker_host or None)
+        everything = {target.key: target for target in (*targets, *(reading.target for reading in readings))}
+        places: dict[Hashable, Place] = {
+            key: Place(target=target, join=joiner.join(target.to_endpoint())) for key, target in everything.items()
+        }
+        down = [place for place in places.values() if place.target.up is False]
+        rows = self._rows.up_rows(at, now, readings, places, starts, failures)
+        spoken = {reading.target.key for reading in readings}
+        silent = [place for place in down if place.target.key not in spoken]
+        shown = self._rows.down_rows(at, now, silent, self._remembered(silent, index, now))
+        rows += shown
+        self._rows.end_poll(now, frozenset(everything))
+        gaps += [
+            Gap(subject=place.target.endpoint, reason="unreachable", detail=place.target.error or "the scrape failed")
+            for place in silent
+        ]
+        if abs(now - at.timestamp()) > SKEW_SECONDS:
+            notes.append(f"its clock differs from ours by {now - at.timestamp():+.0f} s")
+        unjoined = sum(1 for key in spoken if places[key].join.container is None and places[key].join.by != "map")
+        notes.insert(0, _summary(len(everything), len(down), len(spoken), unjoined))
+        self._note_state("; ".join(notes))
+        return Reading(
+            rows=tuple(rows),
+            gaps=tuple(gaps),
+            absent=not everything,
+            detail="; ".join(notes),
+            next_step="" if everything else "add a scrape job; deploy/prometheus/prometheus.yml is an example",
+        )
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._client.close()
+
+    def _targets(self, now: float, gaps: list[Gap], notes: list[str]) -> list[Target]:
+        found: list[Target] = []
+        try:
+            found = self._client.targets()
+        except SourceError as error:
+            if error.reason == "unsupported":  # Mimir, Thanos and others: the series themselves must do
+                notes.append("it has no targets API: joined by series labels only")
+            else:
+                gaps.append(_gap("targets", error))
+        up: list[Sample] = []
+        scraped: list[Sample] = []
+        try:
+            up = self._client.query("up", time=now)
+            scraped = self._client.query("timestamp(up)", time=now)
+        except SourceError as error:
+            gaps.append(_gap("up", error))
+        return with_up(found, up, scraped)
+
+    def _fields(self, now: float, gaps: list[Gap]) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+        """Answers by query, and by field why there is none. Raises SourceError when no query was answered."""
+        vectors: dict[str, list[Sample]] = {}
+        failures: dict[str, str] = {}
+        last: SourceError | None = None
+        for profile in self._profiles:
+            for query, fields in queries_of(profile).items():
+                try:
+                    vectors[query] = self._client.query(query, time=now)
+                except SourceError as error:
+                    last = error
+                    gaps.append(_gap(", ".join(each.key for each in fields), error))
+                    failures |= {each.key: in_words(error) for each in fields}
+        if last is not None and not vectors:
+            raise last
+        return vectors, failures
+
+    def _process_starts(
+        self, readings: Sequence[TargetReading], index: TargetIndex, now: float
+    ) -> Mapping[Hashable, float]:
+        """When the process behind each target began, by target key, where the target says so."""
+        if not readings:
+            return {}
+        anchors = selector(tuple(name for profile in self._profiles for name in profile.anchors))
+        try:
+            samples = self._client.query(f"process_start_time_seconds and on (job, instance) {anchors}", time=now)
+        except SourceError:
+            return {}  # a fall of the counters shows a restart nearly as well
+        return {index.find(labels).key: value for labels, value in samples}
+
+    def _remembered(self, silent: Sequence[Place], index: TargetIndex, now: float) -> frozenset[Hashable]:
+        """Targets that spoke a profile before this collector began to watch; asked once."""
+        if self._spoke_before is None and silent:
+            anchors = selector(tuple(name for profile in self._profiles for name in profile.anchors))
+            try:
+                samples = self._client.query(
+                    f"count by (job, instance) (last_over_time({anchors}[{REMEMBER}]))", time=now
+                )
+            except SourceError:
+                return frozenset()
+            self._spoke_before = frozenset(index.find(labels).key for labels, _ in samples)
+        return self._spoke_before or frozenset()
+
+    def _note_state(self, state: str) -> None:
+        if state != self._state:
+            logger.info("prometheus %s: %s", self.target, state)
+            self._state = state
+
+
+def _gap(subject: str, error: SourceError) -> Gap:
+    return Gap(subject=subject, reason=cast("Reason", error.reason), detail=error.detail)
+
+
+def _summary(targets: int, down: int, endpoints: int, unjoined: int) -> str:
+    if not targets:
+        return "it has no scrape targets"
+    parts = [f"{targets} targets, {targets - down} up", f"{endpoints} inference endpoints"]
+    if unjoined:
+        parts.append(f"{unjoined} not joined to a container")
+    return ", ".join(parts)
+
+
+def _vector(result: object) -> list[Sample]:
+    """Samples of an instant query's result. Raises ValueError, TypeError or KeyError when it is no vector."""
+    if not isinstance(result, list):
+        raise TypeError("the result is no vector")
+    samples: list[Sample] = []
+    for item in cast("list[Mapping[str, object]]", result):
+        value = item.get("value")
+        if value is None:
+            continue  # a native histogram: its buckets are not exposed as series
+        samples.append((text_map(item["metric"]), float(cast("Sequence[str]", value)[1])))
+    return samples
+
+
+def _clock(result: object) -> float:
+    values = cast("list[Mapping[str, Sequence[float]]]", result)
+    if not isinstance(result, list) or not values:
+        raise ValueError("vector(1) gave no sample")
+    return float(values[0]["value"][0])
