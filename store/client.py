@@ -25,7 +25,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalErr
 
 from fleet.model import Batch
 from store import migrations
-from store.columns import Insert, prepare
+from store.columns import Insert, clean_text, prepare
 from store.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Store:
         with _mapped(self.dsn):
             return client.query_arrow(
                 sql,
-                parameters=dict(parameters or {}),
+                parameters={name: _clean(value) for name, value in (parameters or {}).items()},
                 settings={"max_execution_time": self.options.query_timeout_seconds, **dict(settings or {})},
                 use_strings=True,
             )
@@ -294,6 +294,14 @@ def _identifier(name: str) -> str:
 def _quoted(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def _clean(value: object) -> object:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value
 
 
 def _short(text: str) -> str:

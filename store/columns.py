@@ -140,14 +140,14 @@ def prepare(batch: Batch) -> tuple[Insert, ...]:
         partition = "" if prefix is None else _utc(batch, row).isoformat()[:prefix]
         groups.setdefault((type(row), partition), []).append(row)
     inserts: list[Insert] = []
+    name = clean_text(batch.token)
     for (row_type, partition), rows in groups.items():
         try:
             table = to_arrow(row_type, rows)
         except (pa.ArrowException, OverflowError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(0, f"batch {batch.token}: {row_type.table}: {error}") from error
-        inserts.append(
-            Insert(row_type.table, f"{batch.token}/{row_type.table}" + f"/{partition}" * bool(partition), table)
-        )
+        token = f"{name}/{row_type.table}" + f"/{partition}" * bool(partition)
+        inserts.append(Insert(row_type.table, token, table))
     return tuple(inserts)
 
 

@@ -173,6 +173,8 @@ def test_bytes_that_are_no_utf_8_are_marked_and_break_no_batch(store: Store) -> 
     store.append(Batch(token=f"token {name}", rows=(sample(container_key=name), sample(container_key="fine"))))
     got = store.query("SELECT container_key FROM container_samples ORDER BY container_key").to_pylist()
     assert [row["container_key"] for row in got] == ["caf\ufffd", "fine"]
+    got = one(store, "SELECT {a:String} AS a, {b:Array(String)} AS b", a=name, b=[name])
+    assert got == {"a": "caf\ufffd", "b": ["caf\ufffd"]}
 
 
 def test_rows_around_midnight_and_the_end_of_a_month_land_in_their_partitions(store: Store) -> None:
@@ -276,7 +278,8 @@ def test_a_rollup_is_the_sum_of_its_raw_rows(store: Store, batches: list[list[Co
             assert row["ms"] == sum(seconds for _, seconds in memory)
             assert row["mm"] == (max(value for value, _ in memory) if memory else None)
         got = store.query(
-            f"SELECT bounds, sum(samples) AS n, sumForEachMerge(increments) AS i FROM histograms_{suffix} GROUP BY bounds"
+            "SELECT bounds, sum(samples) AS n, sumForEachMerge(increments) AS i "
+            f"FROM histograms_{suffix} GROUP BY bounds"
         ).to_pylist()
         assert {tuple(row["bounds"]): (row["n"], row["i"]) for row in got} == {
             bounds: (len(mine), [sum(column) for column in zip(*(item.increments for item in mine), strict=True)])
@@ -304,9 +307,7 @@ def test_threads_write_and_read_at_the_same_time_on_connections_of_their_own(any
     for thread in threads:
         thread.join()
     assert not failures
-    assert one(any_store, "SELECT count() AS n, sum(samples) AS s FROM container_samples, container_samples_1m") != {
-        "n": 0
-    }
+    assert one(any_store, "SELECT count() AS n FROM container_samples") == {"n": 20}
     assert one(any_store, "SELECT sum(samples) AS n FROM container_samples_1m") == {"n": 20}
 
 
