@@ -74,7 +74,7 @@ def scrape_config(targets: list[str], *, job: str = "vllm", interval: str = "1s"
     )
 
 
-def wait_until(condition, seconds: float = 20.0, pause: float = 0.1):
+def wait_until(condition, seconds: float = 20.0, pause: float = 0.05):
     """The first true value of `condition()`; fails after `seconds`."""
     end = time.monotonic() + seconds
     while True:
