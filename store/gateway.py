@@ -111,7 +111,7 @@ class _Gateway:
         self._guard = Guard(self._ask, engine.database)
 
     def _ask(self, statement: str, parameters: Mapping[str, str]) -> str:
-        settings = (("max_execution_time", "5"), ("readonly", "1"))
+        settings = (("max_execution_time", "5"), ("implicit_select", "0"), ("readonly", "1"))
         output = self._engine.run(statement, "TabSeparatedRaw", settings=settings, parameters=parameters)
         return output.decode("utf-8", "replace")
 
@@ -236,8 +236,13 @@ class _Gateway:
             elif name != "readonly":
                 settings.append((name, value))
         settings += [(name, str(value)) for name, value in limits.items()]
-        # Introspection is on in chDB, off on a server. readonly comes last: after it nothing can be set.
-        return [*settings, ("result_overflow_mode", "throw"), ("allow_introspection_functions", "0"), ("readonly", "2")]
+        # Introspection and SELECT without the word are on in chDB. readonly comes last: after it nothing can be set.
+        settings += [
+            ("result_overflow_mode", "throw"),
+            ("allow_introspection_functions", "0"),
+            ("implicit_select", "0"),
+        ]
+        return [*settings, ("readonly", "2")]
 
 
 def _is_transport(name: str) -> bool:
