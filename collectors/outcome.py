@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,6 +98,19 @@ def poll(source: Source, at: datetime) -> Outcome:
             next_step="This is a fault of AI Fleet: report it with the collector's log",
         )
     return found[0]
+
+
+def poll_within(
+    source: Source, at: datetime, *, monotonic: Callable[[], float] = time.monotonic
+) -> tuple[Outcome, float]:
+    """(outcome, seconds it took) of one poll, on a thread that is left behind when the source outlives its timeout."""
+    found: list[Outcome] = []
+    began = monotonic()
+    thread = threading.Thread(target=lambda: found.append(poll(source, at)), name=f"poll {source.kind}", daemon=True)
+    thread.start()
+    thread.join(source.timeout_seconds)
+    took = monotonic() - began
+    return (found[0] if found else timed_out(source.timeout_seconds, took)), took
 
 
 def timed_out(timeout_seconds: float, waited_seconds: float) -> Outcome:

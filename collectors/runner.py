@@ -25,8 +25,8 @@ FOLLOWERS_DELAY_SECONDS = 1.0
 RETENTION_INTERVAL_SECONDS = 3600.0
 RETENTION_FIRST_SECONDS = 60.0
 #: The parts of a stop; together they stay under the 10 s that Docker gives before it kills.
-POLLS_END_SECONDS = 3.0
-WRITER_END_SECONDS = 4.0
+POLLS_END_SECONDS = 2.5
+WRITER_END_SECONDS = 2.5
 CLOSE_SECONDS = 1.5
 
 
@@ -94,13 +94,13 @@ class Runner:
             self._maintenance.start()
 
     def stop(self) -> bool:
-        """End polls, write what waits, close the sources: within 9 s. False when something hung and was left behind."""
+        """End polls, write what waits, close the sources: within 7 s. False when something hung and was left behind."""
         self._stopping.set()
         for loop in self._loops:
             loop.stop()
         deadline = self._monotonic() + POLLS_END_SECONDS
         hung = [loop.name for loop in self._loops if not loop.join(max(0.0, deadline - self._monotonic()))]
-        self._watch.join(1.0)
+        self._watch.join(0.5)
         written = self._writing.stop(WRITER_END_SECONDS)
         unclosed = self._close_sources()
         if hung:

@@ -25,8 +25,8 @@ DRAIN_INTERVAL_SECONDS = 5.0
 class Writer(Protocol):
     """Takes batches for good: to the store, or to disk while the store is away."""
 
-    def append(self, batch: Batch) -> None:
-        """Returns when the batch is safe."""
+    def append(self, batch: Batch) -> object:
+        """Returns when the batch is safe, or given up and counted."""
         ...
 
     def drain(self) -> object:
@@ -121,7 +121,7 @@ class WritingThread:
         if batch is None:
             fault = guarded("spool", lambda: _ignore(self._writer.drain()))
         else:
-            fault = guarded(f"writer, batch {batch.token}", lambda: self._writer.append(batch))
+            fault = guarded(f"writer, batch {batch.token}", lambda: _ignore(self._writer.append(batch)))
         with self._changed:
             self._began = None
             if batch is None:
@@ -134,4 +134,4 @@ class WritingThread:
 
 
 def _ignore(_: object) -> None:
-    """A drain's count is for the spool's own log."""
+    """What became of a batch is for the spool's own state and log."""

@@ -73,7 +73,7 @@ class RetentionSettings:
 
     raw_days: int = setting(14, "Rows of single cycles", unit="days", rule=at_least(1))
     minute_days: int = setting(90, "1-minute rollup", unit="days", rule=at_least(1))
-    hour_days: int = setting(400, "1-hour rollup, events and findings", unit="days", rule=at_least(1))
+    hour_days: int = setting(400, "1-hour rollup and events", unit="days", rule=at_least(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,7 @@ class TenantRule:
 class TenancySettings:
     """Labels that name a tenant, after the rules."""
 
-    file: str = setting("", "TOML file with more [[rules]], read before those of this file")
+    file: str = setting("", "TOML file with more [[tenant_rules]], which go before those of this file")
     tenant_labels: tuple[str, ...] = setting(
         ("aifleet.tenant", "tenant"), "Labels that name the tenant, first one wins"
     )
@@ -216,8 +216,6 @@ class SyntheticSettings:
     timeout_seconds: float = setting(
         10.0, "A cycle without an answer for this long failed", unit="seconds", rule=between(0.5, 600)
     )
-    backfill_days: float = setting(7.0, "History made at the first start", unit="days", rule=between(0, 400))
-    backfill_interval_seconds: float = setting(60.0, "Step of that history", unit="seconds", rule=between(5, 3600))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +310,7 @@ class Settings:
         # A wildcard address is for listening, not for dialling.
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.gateway.host, self.gateway.host)  # noqa: S104
         address = f"[{host}]" if ":" in host else host
-        return f"clickhouse://reader:{quote(token, safe='')}@{address}:{self.gateway.port}/default"
+        return f"clickhouse://reader:{quote(token, safe='')}@{address}:{self.gateway.port}"
 
 
 #: Name in the file -> (field of Settings, dataclass, is an array of tables). "" = the top of the file.

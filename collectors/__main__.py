@@ -1,0 +1,143 @@
+"""`python -m collectors`: collect until stopped, or look once, check the settings, find out what is wrong.
+
+Exit status: 0 fine, 1 findings or failed checks, 2 bad usage or something that cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from fleet.settings import Settings, SettingsError, load_settings
+
+FINE, FINDINGS, UNUSABLE = 0, 1, 2
+DEFAULT_FILE = Path("fleet.toml")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(UNUSABLE, f"{self.prog}: {message}; write {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m collectors", description="Collect from Docker, NVML and Prometheus.")
+    common = _Parser(add_help=False)
+    common.add_argument("--config", type=Path, help="settings file (default: fleet.toml here, if there is one)")
+    common.add_argument("--json", action="store_true", help="print JSON instead of text")
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=_Parser)
+    commands.add_parser("run", parents=[common], help="collect until stopped (the default)")
+    once = commands.add_parser("once", parents=[common], help="read every source, print what each brought")
+    once.add_argument("--wait", type=_seconds, default=1.5, metavar="SECONDS", help="between the two readings (1.5)")
+    commands.add_parser("check-config", parents=[common], help="print the settings in force and where each comes from")
+    commands.add_parser("doctor", parents=[common], help="check what is needed, say what to do")
+    demo = commands.add_parser("demo", parents=[common], help="show a living synthetic fleet")
+    demo.add_argument("--seed", type=int, help="the same seed gives the same fleet")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"found {text!r}, write seconds from 0 to 3600")
+    return value
+
+
+def read_settings(path: Path | None, environment: Mapping[str, str]) -> Settings:
+    """Settings of the file named on the command line, by AIFLEET_CONFIG, or fleet.toml here; none is fine.
+
+    Raises SettingsError.
+    """
+    named = path or (Path(environment["AIFLEET_CONFIG"]) if environment.get("AIFLEET_CONFIG") else None)
+    if named is None and not DEFAULT_FILE.exists():
+        return load_settings("", environment, origin=str(DEFAULT_FILE))
+    file = named or DEFAULT_FILE
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            (f"{file}: cannot be read ({error.strerror}); write --config with a readable file",)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError((f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8",)) from error
+    return load_settings(text, environment, origin=str(file))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help"}):
+        words.insert(0, "run")
+    options = _parser().parse_args(words)
+    try:
+        settings = read_settings(options.config, os.environ)
+        return _command(options, settings)
+    except SettingsError as error:
+        if options.json:
+            print(json.dumps({"mistakes": error.mistakes}, indent=1))
+        print(error, file=sys.stderr)
+        return UNUSABLE
+    except BrokenPipeError:
+        # The reader (head, a pager) has seen enough. stdout is closed already: keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+
+
+def _command(options: argparse.Namespace, settings: Settings) -> int:
+    # Each command imports what it needs: check-config must not take a second to load an engine.
+    if options.command == "check-config":
+        from collectors import check_config
+
+        print(check_config.as_json(settings) if options.json else check_config.as_text(settings))
+        return FINE
+    logging.basicConfig(
+        level=logging.WARNING if options.command in {"once", "doctor"} else settings.general.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if options.command == "once":
+        return _once(options, settings)
+    if options.command == "doctor":
+        from collectors import doctor
+
+        checks = doctor.examine(settings)
+        print(doctor.as_json(checks) if options.json else doctor.as_text(checks))
+        return FINDINGS if any(check.state == "FAIL" for check in checks) else FINE
+    from collectors import service
+
+    try:
+        return service.run(settings, demo=options.command == "demo", seed=getattr(options, "seed", None))
+    except service.ServiceError as error:
+        print(error, file=sys.stderr)
+        return UNUSABLE
+
+
+def _once(options: argparse.Namespace, settings: Settings) -> int:
+    from collectors import build, once
+    from collectors.outcome import guarded
+    from collectors.runner import utc_now
+    from fleet.inventory import Inventory
+
+    inventory = Inventory()
+    docker = build.docker_sources(settings, inventory)
+    others = [*build.nvml_sources(settings, inventory), *build.prometheus_sources(settings, inventory)]
+    reads = once.read_all([docker, others], wait_seconds=options.wait)
+    print(once.as_json(once.report(reads, utc_now())) if options.json else once.as_text(reads))
+    for read in reads:
+        if read.outcome.reason != "timeout":  # its close would hang as well
+            guarded(f"close of {read.source.kind}", read.source.close)
+    return FINDINGS if any(read.outcome.failed for read in reads) else FINE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""`python -m collectors run` and `demo`: put the parts together, run until a signal, end in good order.
+
+ServiceError         the collector cannot start
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import tomllib
+from collections.abc import Callable, Generator
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+
+from collectors import build
+from collectors.base import Source
+from collectors.demo import DemoError, ProgressBar, fill, find_position
+from collectors.runner import Runner, RunnerHealth, utc_now
+from collectors.sources.synthetic import SyntheticSource
+from collectors.web import WebError, WebServer, ensure_token, web_app
+from fleet.inventory import Inventory
+from fleet.settings import Settings
+from store import StoreError, StoreOptions
+from store.client import Engine
+from store.gateway import GatewayLimits, GatewayTokens, gateway_app
+from store.retention import RetentionPolicy, apply_retention
+from store.spool import Spool, SpooledWriter
+
+log = logging.getLogger(__name__)
+STORE_CLOSE_SECONDS = 0.5
+
+
+class ServiceError(Exception):
+    """The collector cannot start; the message is one line saying where, what was found, what to write."""
+
+
+class _StoppedError(Exception):
+    """A signal came while the demo was being filled."""
+
+
+def run(settings: Settings, *, demo: bool = False, seed: int | None = None) -> int:
+    """Collect until SIGTERM or SIGINT; the exit status 0. Raises SettingsError, ServiceError."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    stop = threading.Event()
+    with _signals(stop):
+        try:
+            clean = _Service(settings, stop, demo=demo or settings.synthetic.enabled, seed=seed).run()
+        except (StoreError, WebError, DemoError) as error:
+            raise ServiceError(str(error).partition("\n")[0]) from error
+        except OSError as error:
+            place = error.filename or settings.data_dir
+            words = f"data_dir: {place}: {error.strerror}; write a data_dir that can be written to"
+            raise ServiceError(words) from error
+    if not clean:
+        # A thread that hangs in a driver would keep the interpreter from ending; everything else is closed by now.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+    return 0
+
+
+class _Service:
+    def __init__(self, settings: Settings, stop: threading.Event, *, demo: bool, seed: int | None) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._demo = demo
+        self._seed = settings.synthetic.seed if seed is None else seed
+        self._runner: Runner | None = None
+
+    def run(self) -> bool:
+        """True when everything ended in good order, False when something hung and was left behind."""
+        settings = self._settings
+        inventory = Inventory()
+        # Whatever the settings make impossible is found before the store is opened.
+        build.build_tenancy(settings)
+        with contextlib.ExitStack() as parts:
+            store = build.build_store(settings)
+            parts.callback(_within, STORE_CLOSE_SECONDS, store.store.close)
+            spool = Spool(settings.spool_dir, settings.store.spool_limit_bytes)
+            writer = SpooledWriter(store, spool)
+            gateway = None
+            if settings.embedded:
+                engine = Engine(settings.store_dsn(), _options(settings))
+                parts.callback(_within, STORE_CLOSE_SECONDS, engine.close)
+                gateway = gateway_app(engine, _tokens(settings), _limits(settings))
+            app = web_app(self._health, spool=lambda: writer.state, version=version(), gateway=gateway)
+            server = WebServer(app, settings.gateway.host, settings.gateway.port)
+            parts.callback(server.stop)
+            server.start()
+            try:
+                sources = [self._demo_source(store)] if self._demo else self._sources(store, inventory)
+            except _StoppedError:
+                return True
+            self._runner = Runner(sources, writer, rng=random.Random(), retention=lambda now: self._forget(store, now))  # noqa: S311
+            self._runner.start()
+            names = ", ".join(f"{source.kind} {source.target}" for source in sources) or "nothing"
+            log.info("collecting from %s; health on http://%s:%d/healthz", names, settings.gateway.host, server.port)
+            self._stop.wait()
+            log.info("stopping")
+            return self._runner.stop()
+
+    def _health(self) -> RunnerHealth | None:
+        return None if self._runner is None else self._runner.health()
+
+    def _sources(self, store: build.MigratingStore, inventory: Inventory) -> list[Source]:
+        settings = self._settings
+        return [
+            *build.docker_sources(settings, inventory, build.images_before(store.store)),
+            *build.nvml_sources(settings, inventory, remember=True),
+            *build.prometheus_sources(settings, inventory),
+        ]
+
+    def _demo_source(self, store: build.MigratingStore) -> Source:
+        """The demo fleet, its history in place."""
+        draw = ProgressBar()
+
+        def progress(share: float, rows: int) -> None:
+            draw(share, rows)
+            if self._stop.is_set():
+                raise _StoppedError
+
+        position = find_position(store.store, self._seed, utc_now())
+        filled_to = fill(store.store, position, utc_now(), progress)
+        synthetic = self._settings.synthetic
+        return SyntheticSource(
+            position.fleet,
+            filled_to,
+            interval_seconds=synthetic.interval_seconds,
+            timeout_seconds=synthetic.timeout_seconds,
+        )
+
+    def _forget(self, store: build.MigratingStore, now: datetime) -> None:
+        tiers = self._settings.retention
+        policy = RetentionPolicy(
+            raw_days=tiers.raw_days,
+            minute_days=tiers.minute_days,
+            hour_days=tiers.hour_days,
+            event_months=max(1, round(tiers.hour_days / 30.4)),
+        )
+        for dropped in apply_retention(store.store, policy, now):
+            log.info("forgot %s of %s: %d rows", dropped.partition, dropped.table, dropped.rows)
+
+
+def version() -> str:
+    """Version of the product, from its metadata or its folder; "unknown" when neither is there."""
+    try:
+        return metadata.version("ai-fleet")
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return "unknown"
+
+
+def _options(settings: Settings) -> StoreOptions:
+    return StoreOptions(memory_limit_bytes=settings.store.memory_limit_bytes)
+
+
+def _limits(settings: Settings) -> GatewayLimits:
+    gateway = settings.gateway
+    return dataclasses.replace(
+        GatewayLimits(), execution_seconds=round(gateway.query_timeout_seconds), result_rows=gateway.query_row_limit
+    )
+
+
+def _tokens(settings: Settings) -> GatewayTokens:
+    gateway = settings.gateway
+    return GatewayTokens(
+        writer=ensure_token(
+            settings.writer_token_path, "gateway.writer_token_file", may_create=not gateway.writer_token_file
+        ),
+        reader=ensure_token(
+            settings.reader_token_path, "gateway.reader_token_file", may_create=not gateway.reader_token_file
+        ),
+    )
+
+
+def _within(seconds: float, action: Callable[[], object]) -> None:
+    """Call, and go on without it when it takes longer: closing waits for calls in flight, which may hang."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event) -> Generator[None]:
+    """SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
