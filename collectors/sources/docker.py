@@ -1,0 +1,415 @@
+"""One Docker daemon as a source: its containers, what they use, what happened to them. The only importer of `docker`.
+
+One list call a poll; an inspection only of what changed; statistics from the kernel's files when the daemon is on this
+machine, else from all containers at once through the API. Every call runs in a thread of its own and is waited for no
+longer than the poll has left: a stopped daemon accepts connections, and a slow one answers byte by byte.
+"""
+
+# The SDK is untyped; what comes out of it is checked by `_mapping` and `_sequence`.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from socket import AF_UNIX, socket
+from typing import TypeVar, cast
+from urllib.parse import urlsplit
+
+import docker
+import docker.errors
+import docker.tls
+import requests.exceptions
+import urllib3.exceptions
+
+from collectors.base import Reading, SourceError
+from collectors.bounded_calls import BoundedCalls
+from collectors.cgroups import Counters
+from collectors.containers import (
+    ImageFacts,
+    Listed,
+    facts_from_inspect,
+    image_facts,
+    listed,
+    parse_time,
+    place_from_inspect,
+)
+from collectors.docker_errors import plain_tcp_refusal, source_error, timeout_error
+from collectors.docker_events import LISTENED, DockerMessage, EventListener, event_row
+from collectors.docker_host import host_addresses, host_row
+from collectors.docker_inventory import REPEAT_SECONDS, DockerInventory
+from collectors.docker_reading import StatisticsReader
+from collectors.docker_statistics import Sampler, lifetime_of
+from fleet.inventory import HostInventory, Inventory
+from fleet.model import ContainerSample, Event, Gap, Host, Reason, Row
+from fleet.settings_table import DockerDaemon
+from fleet.tenancy import Tenancy
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: What the SDK lets through: its own errors, requests', urllib3's, the socket's, and JSON that is none.
+FOREIGN_ERRORS: tuple[type[Exception], ...] = (
+    docker.errors.DockerException,
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+    ValueError,
+)
+INSPECTORS = 8
+STATISTICS_READERS = 64  # a one-shot call may wait for the daemon's one-second tick, so many wait for it together
+_BLIND_SECONDS = 60.0  # without an event stream, look at everything this often
+_HISTORY_NANOSECONDS = 3_600 * 1_000_000_000
+
+
+class DockerApi:
+    """Calls to one daemon that never take longer than they may."""
+
+    def __init__(self, daemon: DockerDaemon, monotonic: Callable[[], float]) -> None:
+        self._daemon = daemon
+        self._monotonic = monotonic
+        self._client: docker.APIClient | None = None
+        self._calls = BoundedCalls(f"docker-{daemon.name}", monotonic)
+        scheme = urlsplit(daemon.url).scheme
+        tls_files = (daemon.tls_ca_file, daemon.tls_cert_file, daemon.tls_key_file)
+        if scheme == "tcp" and not any(tls_files) and not daemon.allow_plain_tcp:
+            raise plain_tcp_refusal(daemon.url)
+        self._tls_files = tls_files if scheme == "tcp" and any(tls_files) else None
+
+    def call(self, function: Callable[[docker.APIClient], T], deadline: float) -> T:
+        """Answer of one call. Raises SourceError; a connection that a restarted daemon closed is opened again once."""
+        fresh = self._client is None
+        outcome = self.each({"": function}, deadline, workers=1)[""]
+        if isinstance(outcome, SourceError) and outcome.reason == "unreachable" and not fresh:
+            outcome = self.each({"": function}, deadline, workers=1)[""]
+        if isinstance(outcome, SourceError):
+            raise outcome
+        return outcome
+
+    def containers(self, deadline: float) -> list[Listed]:
+        """`docker ps --all`. Raises SourceError."""
+        entries = self.call(lambda client: _sequence(client.containers(all=True)), deadline)
+        return [entry for raw in entries if (entry := listed(_mapping(raw))) is not None]
+
+    def inspections(self, ids: Iterable[str], deadline: float) -> dict[str, Mapping[str, object] | SourceError]:
+        """`docker inspect` of containers."""
+        return self.each({key: partial(_inspect_container, key) for key in ids}, deadline, workers=INSPECTORS)
+
+    def image_inspections(self, ids: Iterable[str], deadline: float) -> dict[str, Mapping[str, object] | SourceError]:
+        """`docker image inspect`."""
+        return self.each({key: partial(_inspect_image, key) for key in ids}, deadline, workers=INSPECTORS)
+
+    def statistics(self, ids: Iterable[str], deadline: float) -> dict[str, Mapping[str, object] | SourceError]:
+        """One reading each of the statistics API, all at once."""
+        one_shot = True if self.one_shot else None
+        jobs = {key: partial(_statistics, key, one_shot) for key in ids}
+        return self.each(jobs, deadline, workers=STATISTICS_READERS)
+
+    def each(
+        self, jobs: Mapping[str, Callable[[docker.APIClient], T]], deadline: float, *, workers: int
+    ) -> dict[str, T | SourceError]:
+        """Answers of many calls at once; each its own error. What is not answered by the deadline is a timeout."""
+        bounded = {key: partial(self._outcome, function, deadline) for key, function in jobs.items()}
+        answered = self._calls.each(bounded, deadline, workers=workers)
+        late = timeout_error(self._daemon.url, self._daemon.timeout_seconds)
+        answers = {key: answered.get(key, late) for key in jobs}
+        if any(isinstance(answer, SourceError) and answer.reason in {"timeout", "unreachable"}
+               for answer in answers.values()):  # fmt: skip
+            self.drop()
+        return answers
+
+    @contextmanager
+    def events(self, since_nanoseconds: int) -> Generator[Iterator[Mapping[str, object]]]:
+        """The daemon's messages after a moment of its clock, over a connection of their own."""
+        client = self._connect(self._daemon.timeout_seconds)
+        try:
+            stream = client.events(  # pyright: ignore[reportCallIssue]
+                since=f"{since_nanoseconds // 10**9}.{since_nanoseconds % 10**9:09d}",  # pyright: ignore[reportArgumentType]
+                filters={"type": "container", "event": list(LISTENED)},
+                decode=True,
+            )
+            try:
+                yield cast("Iterator[Mapping[str, object]]", stream)
+            finally:
+                with suppress(AttributeError, *FOREIGN_ERRORS):  # the SDK looks for a socket that may be closed
+                    stream.close()
+        finally:
+            client.close()
+
+    @property
+    def one_shot(self) -> bool:
+        """The daemon can answer statistics without waiting for a second tick (API 1.41, Docker 20.10)."""
+        version = "" if self._client is None else str(self._client.api_version)
+        return tuple(int(part) for part in version.split(".") if part.isdigit()) >= (1, 41)
+
+    def drop(self) -> None:
+        """Forget the connection; the next call opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    close = drop
+
+    def _outcome(self, function: Callable[[docker.APIClient], T], deadline: float) -> T | SourceError:
+        remaining = deadline - self._monotonic()
+        if remaining <= 0:
+            return timeout_error(self._daemon.url, self._daemon.timeout_seconds)
+        try:
+            client = self._client
+            if client is None:
+                client = self._client = self._connect(remaining)
+            client.timeout = max(deadline - self._monotonic(), 0.001)  # pyright: ignore[reportAttributeAccessIssue]
+            return function(client)
+        except SourceError as error:
+            return error
+        except FOREIGN_ERRORS as error:
+            mapped = source_error(error, self._daemon.url, self._daemon.timeout_seconds)
+            mapped.__cause__ = error
+            return mapped
+
+    def _connect(self, timeout_seconds: float) -> docker.APIClient:
+        url = self._daemon.url
+        try:
+            parts = urlsplit(url)
+            if parts.scheme == "unix":
+                # By hand first: the SDK loses its socket, and the reason, when a connection is refused.
+                with closing(socket(AF_UNIX)) as probe:
+                    probe.settimeout(timeout_seconds)
+                    probe.connect(parts.path)
+            tls = False
+            if self._tls_files is not None:
+                ca, certificate, key = self._tls_files
+                pair = (certificate, key) if certificate and key else None
+                tls = docker.tls.TLSConfig(client_cert=pair, ca_cert=ca or None, verify=True)
+            client = docker.APIClient(
+                base_url=url,
+                version="auto",
+                timeout=timeout_seconds,  # pyright: ignore[reportArgumentType]
+                tls=tls,
+                use_ssh_client=parts.scheme == "ssh",
+                max_pool_size=STATISTICS_READERS,
+            )
+        except FOREIGN_ERRORS as error:
+            raise source_error(error, url, self._daemon.timeout_seconds) from error
+        client.trust_env = False  # no proxy and no .netrc from the environment between us and a daemon
+        return client
+
+
+class DockerSource:
+    """See the module. `collect` is called from one thread at a time."""
+
+    kind = "docker"
+
+    def __init__(
+        self,
+        daemon: DockerDaemon,
+        tenancy: Tenancy,
+        inventory: Inventory,
+        *,
+        images_before: Mapping[str, str] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """images_before: container_key -> image id of an earlier run. Raises SourceError for plain tcp not allowed."""
+        self._daemon = daemon if daemon.name else replace(daemon, name=urlsplit(daemon.url).hostname or "local")
+        self._host = self._daemon.name
+        self._tenancy = tenancy
+        self._inventory = inventory
+        self._monotonic = monotonic
+        self._api = DockerApi(self._daemon, monotonic)
+        self._containers = DockerInventory(
+            self._host, inspect_interval_seconds=daemon.inspect_interval_seconds, images_before=images_before
+        )
+        self._sampler = Sampler(daemon.interval_seconds)
+        self._events = EventListener(
+            self._api.events, name=self._host, foreign_errors=(SourceError, *FOREIGN_ERRORS), seed=hash(self._host)
+        )
+        self._info: Mapping[str, object] = {}
+        self._version: Mapping[str, object] = {}
+        self._info_at: float | None = None
+        self._pending: list[DockerMessage] = []
+        self._images: dict[str, ImageFacts] = {}
+        self._reader = StatisticsReader(self._daemon, self._api.statistics)
+        self._stored_host: Host | None = None
+        self._addresses: frozenset[str] = frozenset()
+        self._looked_at_all = 0.0
+        self._is_unix = urlsplit(daemon.url).scheme == "unix"
+
+    @property
+    def target(self) -> str:
+        """Host name of this daemon in every row."""
+        return self._host
+
+    @property
+    def interval_seconds(self) -> float:
+        """Time between two polls."""
+        return self._daemon.interval_seconds
+
+    @property
+    def timeout_seconds(self) -> float:
+        """A poll takes no longer than this."""
+        return self._daemon.timeout_seconds
+
+    def close(self) -> None:
+        """Stop listening and close the connections."""
+        self._events.close()
+        self._api.close()
+
+    def collect(self, at: datetime) -> Reading:
+        """Read the daemon once. Raises SourceError when it cannot be listed; one container's failure is a Gap."""
+        now = self._monotonic()
+        deadline = now + self.timeout_seconds
+        self._learn_host(now, deadline)
+        messages, missed = self._events.drain()
+        self._pending += messages
+        if not self._events.listening and now - self._looked_at_all >= _BLIND_SECONDS:
+            missed = True
+        listing = self._api.containers(deadline)
+        # From here on nothing raises, so what was heard and seen is told exactly once.
+        if missed:
+            self._looked_at_all = now
+        waiting = self._containers.observe(listing, self._pending, missed=missed, now=now)
+        events, gaps = self._inspect(waiting, at, deadline)
+        samples = self._sample(at, now, deadline, gaps)
+        events += [
+            row for message in self._pending if (row := event_row(message, host=self._host, tenancy=self._tenancy))
+        ]
+        self._pending = []
+        containers = self._containers.rows(at, now)
+        self._publish(at)
+        rows: list[Row] = [*self._host_rows(at, now), *containers, *samples, *events]
+        path = {"cgroup": "the kernel's cgroup files", "api": "the daemon's API"}.get(self._reader.path, "nothing yet")
+        heard = "" if self._events.listening else "; its events are not heard, so changes are found by looking"
+        return Reading(
+            rows=tuple(rows),
+            gaps=tuple(gaps),
+            detail=f"{len(listing)} containers, {len(samples)} read through {path}{heard}",
+        )
+
+    def _learn_host(self, now: float, deadline: float) -> None:
+        """Once in an hour what the daemon says of itself; the first time also begin to listen."""
+        if self._info_at is not None and now - self._info_at < REPEAT_SECONDS:
+            return
+        self._info = _mapping(self._api.call(lambda client: client.info(), deadline))
+        self._version = _mapping(self._api.call(lambda client: client.version(), deadline))
+        if self._info_at is None:
+            clock = parse_time(self._info.get("SystemTime"))
+            baseline = 0 if clock is None else int(clock.timestamp()) * 10**9 + clock.microsecond * 1000
+            self._containers.begin(baseline)
+            self._events.start(max(baseline - _HISTORY_NANOSECONDS, 0))
+            self._events.wait_listening(min(1.0, max(deadline - self._monotonic(), 0.0)))
+        self._info_at = now
+        self._addresses = frozenset()
+
+    def _inspect(self, waiting: Sequence[str], at: datetime, deadline: float) -> tuple[list[Event], list[Gap]]:
+        events: list[Event] = []
+        gaps: list[Gap] = []
+        # A quarter of the time stays for the statistics: 500 new containers must not blank those that are known.
+        share = self._monotonic() + 0.75 * max(deadline - self._monotonic(), 0.0)
+        answers = self._api.inspections(waiting, share)
+        self._learn_images([answer for answer in answers.values() if not isinstance(answer, SourceError)], share)
+        for key, answer in answers.items():
+            if isinstance(answer, SourceError):
+                if answer.reason == "gone":
+                    self._containers.vanished(key)
+                reason = cast("Reason", answer.reason)
+                gaps.append(Gap(subject=key[:12], reason=reason, detail=f"not inspected: {answer.detail}"))
+                continue
+            image = self._images.get(str(answer.get("Image", "")), ImageFacts())
+            facts = facts_from_inspect(answer, host=self._host, tenancy=self._tenancy, image=image, seen_at=at)
+            event = self._containers.inspected(key, facts, place_from_inspect(answer))
+            if event is not None:
+                events.append(event)
+        return events, gaps
+
+    def _learn_images(self, inspections: Sequence[Mapping[str, object]], deadline: float) -> None:
+        wanted = {
+            str(inspection.get("Image", "")): str(_mapping(inspection.get("Config")).get("Image", ""))
+            for inspection in inspections
+        }
+        new = {image: reference for image, reference in wanted.items() if image and image not in self._images}
+        answers = self._api.image_inspections(new, deadline)
+        for image, answer in answers.items():
+            if not isinstance(answer, SourceError):
+                self._images[image] = image_facts(answer, new[image])
+            elif answer.reason == "gone":  # removed while its container runs on
+                self._images[image] = ImageFacts()
+
+    def _sample(self, at: datetime, now: float, deadline: float, gaps: list[Gap]) -> list[ContainerSample]:
+        known = self._containers.containers()
+        live = [each for each in known if each.is_live]
+        gaps += [
+            Gap(subject=each.listed.container_id[:12], reason="timeout", detail="new, not inspected yet")
+            for each in self._containers.waiting()
+        ]
+        self._sampler.begin({each.listed.container_id for each in (*live, *self._containers.waiting())}, now)
+        readings = self._reader.read([each for each in live if each.listed.state != "restarting"], deadline)
+        heard = self._events.listening
+        samples: list[ContainerSample] = []
+        for each in live:
+            reading = readings.get(each.listed.container_id)
+            if isinstance(reading, Counters):
+                samples.append(self._sampler.sample(each, reading, at, self._monotonic(), ooms_known=heard))
+                continue
+            words = "restarting: between two runs" if reading is None else f"{reading.reason}: {reading.detail}"
+            samples.append(self._sampler.unreadable(each, at, words, ooms_known=heard))
+            if reading is not None:
+                self._containers.look_again(each.listed.container_id)
+                gaps.append(reading)
+        for each in known:  # the last restart or OOM kill of a container that is down now
+            life = each.life
+            if not each.is_live and (life.pending_restarts or life.pending_ooms):
+                samples.append(self._sampler.unreadable(each, at, "not running", ooms_known=heard))
+        self._sampler.end({lifetime_of(each) for each in live})
+        return samples
+
+    def _host_rows(self, at: datetime, now: float) -> list[Row]:
+        row = host_row(self._info, self._version, host=self._host, stats_path=self._reader.path, seen_at=at)
+        stored = self._stored_host
+        if stored is not None and replace(row, seen_at=stored.seen_at) == stored and self._info_at != now:
+            return []
+        self._stored_host = row
+        return [row]
+
+    def _publish(self, at: datetime) -> None:
+        known = self._containers.containers()
+        facts = tuple(each.facts for each in known if each.facts is not None)
+        if not self._addresses:
+            self._addresses = host_addresses(
+                self._info, host=self._host, url=self._daemon.url, proc_root=self._daemon.proc_root, containers=facts
+            )
+        live = any(each.is_live for each in known)
+        local = self._is_unix and (self._reader.host_pids or not live)
+        self._inventory.publish(
+            HostInventory(host=self._host, at=at, local=local, containers=facts, addresses=self._addresses)
+        )
+
+
+def _inspect_container(container_id: str, client: docker.APIClient) -> Mapping[str, object]:
+    return _mapping(client.inspect_container(container_id))
+
+
+def _inspect_image(image: str, client: docker.APIClient) -> Mapping[str, object]:
+    return _mapping(client.inspect_image(image))
+
+
+def _statistics(container_id: str, one_shot: bool | None, client: docker.APIClient) -> Mapping[str, object]:
+    return _mapping(client.stats(container_id, stream=False, one_shot=one_shot))
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    """The value if it is a JSON object. Raises ValueError: the daemon answers something else than its API says."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a JSON object was expected, not {type(value).__name__}")  # noqa: TRY004
+    return cast("Mapping[str, object]", value)
+
+
+def _sequence(value: object) -> Sequence[object]:
+    return cast("Sequence[object]", value) if isinstance(value, list) else ()
