@@ -17,13 +17,15 @@ class SourceError(Exception):
     """One poll of one source failed as a whole.
 
     reason: one of the Reason words; detail: what was found, in words; next_step: what a person should do now.
+    rows: what is to be stored all the same, such as the state of every GPU whose driver does not answer.
     """
 
-    def __init__(self, reason: Reason, detail: str, next_step: str) -> None:
+    def __init__(self, reason: Reason, detail: str, next_step: str, rows: tuple[Row, ...] = ()) -> None:
         super().__init__(f"{reason}: {detail}; {next_step}")
         self.reason = reason
         self.detail = detail
         self.next_step = next_step
+        self.rows = rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,393 @@
+"""The NVML source: this machine's GPUs, and which container has what part of them.
+
+Two processes: the parent (`NvmlSource`) never loads the driver's library; the child (`main`, started with
+`python -m collectors.sources.nvml`) is the only code that imports pynvml, and may be abandoned when the driver hangs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from collectors.base import Reading, SourceError
+from collectors.nvml_messages import DeviceReading, End, Request, decode_request, encode
+from collectors.nvml_process import ChildGoneError, NvmlProcess, Sweep, TooManyLostError
+from collectors.nvml_rows import DRIVER_UNRESPONSIVE, LOST, OK, STATES, GpuRows, driver_event
+from collectors.nvml_shares import GpuShares
+from collectors.process_places import ProcessPlaces
+from fleet.allocation import HostGpu
+from fleet.gpu_words import nvml_error
+from fleet.idle_power import IdlePower
+from fleet.inventory import Inventory
+from fleet.model import Event, Gap, GpuSample, Row
+from fleet.settings_table import NvmlSettings
+
+logger = logging.getLogger(__name__)
+
+_PROCESSES_PERIOD = timedelta(seconds=5)  # a process list costs milliseconds in the driver, all else microseconds
+_HEALTH_PERIOD = timedelta(seconds=60)
+_ABSENT_PERIOD_SECONDS = 300.0
+_BACKOFF_SECONDS = 10.0
+_LONGEST_BACKOFF_SECONDS = 300.0
+_START_TIMEOUT_SECONDS = 15.0  # opening eight GPUs without nvidia-persistenced takes that long
+# The library in memory is not the driver's, was shut down, or lost its device nodes: only a new process helps.
+_RESTART_CODES = frozenset({1, 18, 999})
+_NO_GPU = 28
+_HUNG_NEXT_STEP = (
+    "look at `dmesg | grep -iE 'nvrm|xid'` and for processes in state D; a hung driver needs a host restart"
+)
+
+
+class NvmlSource:
+    """Polls the GPUs of this machine."""
+
+    kind = "nvml"
+
+    def __init__(
+        self,
+        settings: NvmlSettings,
+        inventory: Inventory,
+        *,
+        host: str,
+        idle: IdlePower | None = None,
+        idle_file: Path | None = None,
+        process: NvmlProcess | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """host: this machine's name in every row, the same as its Docker daemon's.
+
+        idle: configured idle draws; idle_file: where those that were seen are kept. process, monotonic: for tests.
+        """
+        self.target = host
+        self.interval_seconds = settings.interval_seconds
+        self.timeout_seconds = settings.timeout_seconds
+        self._settings = settings
+        self._inventory = inventory
+        self._process = process or NvmlProcess(
+            call_timeout_seconds=settings.call_timeout_seconds,
+            start_timeout_seconds=max(_START_TIMEOUT_SECONDS, settings.call_timeout_seconds),
+            library=settings.library,
+        )
+        self._monotonic = monotonic
+        self._idle = idle or IdlePower()
+        self._idle_file = idle_file
+        self._load_idle()
+        self._gpus = GpuRows(host, settings.interval_seconds)
+        places = ProcessPlaces(Path(settings.proc_root))
+        self._shares = GpuShares(host, places, self._idle, max(settings.interval_seconds, 5.0))
+        self._driver_version = ""
+        self._processes_at: datetime | None = None
+        self._health_at: datetime | None = None
+        self._absent_until = 0.0
+        self._absent = Reading()
+        self._blocked_until = 0.0  # the driver as a whole
+        self._blocked = 0
+        self._hung: dict[str, tuple[float, int]] = {}  # device -> (not touched until, times in a row)
+
+    def gpu_list(self) -> tuple[HostGpu, ...]:
+        """Every GPU and MIG device of this host seen so far, in the driver's order; empty before the first poll."""
+        return tuple(
+            HostGpu(
+                uuid=one.uuid,
+                index=one.index,
+                name=one.name,
+                minor_number=one.minor_number,
+                mig_enabled=one.mig_enabled,
+                parent_uuid=one.parent_uuid,
+                mig_index=one.mig_index,
+                gpu_instance=one.gpu_instance,
+                compute_instance=one.compute_instance,
+            )
+            for one in self._gpus.identities()
+        )
+
+    def collect(self, at: datetime) -> Reading:
+        """Rows of all GPUs and of the containers on them.
+
+        absent when this host has no NVIDIA GPU or driver. Raises SourceError; when it is the driver that does not
+        answer, with a row for each known GPU that says so.
+        """
+        now = self._monotonic()
+        if now < self._absent_until:
+            return self._absent
+        if now < self._blocked_until:
+            raise self._unresponsive(f"asked again in {self._blocked_until - now:.0f} s", at)
+        due = self._due(at, now)
+        try:
+            sweep = self._process.sweep(due)
+        except TooManyLostError as error:
+            self._block(now)
+            raise self._unresponsive(str(error), at) from error
+        except ChildGoneError as error:
+            self._block(now)
+            raise SourceError(
+                "malformed",
+                f"the process that reads the GPUs ended: {error}",
+                "look at the collector's log; it is started again",
+            ) from error
+        if sweep.end is None:
+            return self._after_hang(sweep, due, now, at)
+        self._blocked = 0
+        if sweep.end.code:
+            return self._without_driver(sweep.end, now, at)
+        if not sweep.devices and not sweep.end.missing and not due.skip and not self._gpus.identities():
+            return self._set_absent(_NO_GPU, now)
+        return self._reading(sweep, due, at)
+
+    def close(self) -> None:
+        """End the child, which releases the driver; a child that hangs is left behind."""
+        self._save_idle()
+        self._process.stop()
+
+    # --- what to ask -------------------------------------------------------------------------------------------
+
+    def _due(self, at: datetime, now: float) -> Request:
+        processes = _elapsed(self._processes_at, at, _PROCESSES_PERIOD)
+        health = _elapsed(self._health_at, at, _HEALTH_PERIOD)
+        if processes:
+            self._processes_at = at
+        if health:
+            self._health_at = at
+        skip = tuple(uuid for uuid, (until, _) in self._hung.items() if now < until)
+        # MIG devices come and go: look anew with the health values, and as long as something is wrong.
+        wrong = any(self._gpus.state(one.uuid) != OK for one in self._gpus.identities())
+        return Request(
+            processes=processes,
+            health=health,
+            relist=health or wrong,
+            since_us=dict(self._shares.since_us),
+            skip=skip,
+        )
+
+    # --- what came back ----------------------------------------------------------------------------------------
+
+    def _reading(self, sweep: Sweep, due: Request, at: datetime, not_read: str = "") -> Reading:
+        """Rows of what was read; `not_read`: why the other devices were not."""
+        end = sweep.end or End(driver_version=self._driver_version)
+        self._driver_version = end.driver_version or self._driver_version
+        rows: list[Row] = [driver_event(event, self.target) for event in end.events]
+        last_xid = {event.uuid: event.data for event in end.events if event.kind == 8}
+        gaps: list[Gap] = []
+        answered: set[str] = set()
+        for reading in sweep.devices:
+            uuid = reading.identity.uuid
+            answered.add(uuid)
+            sample, _ = self._gpus.sample(reading, at, _process_count(reading, sweep.devices), last_xid.get(uuid))
+            self._hung.pop(uuid, None)
+            state = _state(reading)
+            if state == OK:
+                rows += [sample, *_some(self._gpus.change(uuid, OK, "", "", at))]
+                self._idle.observe(uuid, self._driver_version, reading.metrics.power_watts, reading.metrics.busy_ratio)
+            else:
+                rows += self._silent(uuid, state, *_words(state), at)
+                gaps.append(Gap(subject=uuid, reason="gone", detail=_words(state)[0]))
+        if due.relist and sweep.end is not None:
+            parents = {one.identity.uuid for one in sweep.devices if not one.identity.parent_uuid}
+            self._gpus.forget_mig(answered, parents)
+        rows += self._missing(answered, due.skip, not_read, at, gaps)
+        unopened = {one.index for one in self._gpus.identities()}
+        for index, code in end.missing.items():
+            if int(index) not in unopened:
+                words = nvml_error(code)
+                gaps.append(Gap(subject=f"GPU {index}", reason=words.reason, detail=words.words))
+        if due.processes:
+            inventories = [one for one in self._inventory.hosts() if one.local]
+            shares, unresolved = self._shares.rows(
+                sweep.devices, self.gpu_list(), inventories, self._driver_version, at
+            )
+            rows += shares
+            gaps += unresolved
+        rows += self._gpus.facts(self._driver_version, at)
+        self._save_idle()
+        step = _HUNG_NEXT_STEP if not_read or due.skip else _next_step(gaps)
+        return Reading(rows=tuple(rows), gaps=tuple(gaps), detail=self._summary(), next_step=step)
+
+    def _missing(
+        self, answered: set[str], skip: Sequence[str], not_read: str, at: datetime, gaps: list[Gap]
+    ) -> list[Row]:
+        """Rows of known GPUs that were not read: those that hang, those that are lost."""
+        rows: list[Row] = []
+        for one in self._gpus.identities():
+            if one.uuid in answered or one.parent_uuid in answered:
+                continue
+            hangs = {one.uuid, one.parent_uuid} & (set(skip) | self._hung.keys())
+            if not hangs and not_read:
+                gaps.append(Gap(subject=one.uuid, reason="timeout", detail=not_read))
+                continue
+            state = DRIVER_UNRESPONSIVE if hangs else LOST
+            detail, step = self._hung_words() if hangs else _words(LOST)
+            rows += self._silent(one.uuid, state, detail, step, at)
+            gaps.append(Gap(subject=one.uuid, reason="timeout" if hangs else "gone", detail=detail))
+        return rows
+
+    def _silent(self, uuid: str, state: str, detail: str, step: str, at: datetime) -> list[Row]:
+        sample: GpuSample = self._gpus.silent_sample(uuid, state, detail, at)
+        return [sample, *_some(self._gpus.change(uuid, state, detail, step, at))]
+
+    # --- a driver that does not answer -----------------------------------------------------------------------------
+
+    def _after_hang(self, sweep: Sweep, due: Request, now: float, at: datetime) -> Reading:
+        """One device hung: leave it alone for a while and keep what the others said; else the driver as a whole."""
+        if not sweep.hung:
+            self._block(now)
+            raise self._unresponsive(f"{self._process.lost_children} abandoned processes", at)
+        times = self._hung.get(sweep.hung, (0.0, 0))[1] + 1
+        self._hung[sweep.hung] = (now + _backoff(times), times)
+        if not sweep.devices:
+            raise self._unresponsive(f"asked about {sweep.hung}", at)
+        return self._reading(sweep, due, at, not_read=f"not reached: the driver hung on {sweep.hung}")
+
+    def _block(self, now: float) -> None:
+        self._blocked += 1
+        self._blocked_until = now + _backoff(self._blocked)
+
+    def _unresponsive(self, more: str, at: datetime) -> SourceError:
+        detail, step = self._hung_words()
+        rows: list[Row] = []
+        for one in self._gpus.identities():
+            rows += self._silent(one.uuid, DRIVER_UNRESPONSIVE, detail, step, at)
+        return SourceError("timeout", f"{detail} ({more})", step, tuple(rows))
+
+    def _hung_words(self) -> tuple[str, str]:
+        return f"driver did not answer for {self._settings.call_timeout_seconds:g} s", _HUNG_NEXT_STEP
+
+    def _without_driver(self, end: End, now: float, at: datetime) -> Reading:
+        """The driver or library as a whole refused."""
+        words = nvml_error(end.code)
+        if end.code in _RESTART_CODES:
+            logger.warning("nvml: %s while %s; restarting the child process", words.words, end.doing)
+            self._process.restart()
+        if words.absent and self._settings.enabled != "on" and not self._gpus.identities():
+            return self._set_absent(end.code, now)
+        restarted = "; the process that reads the GPUs was restarted" if end.code in _RESTART_CODES else ""
+        detail = f"{words.words} (NVML code {end.code} while {end.doing}){restarted}"
+        rows: list[Row] = []
+        for one in self._gpus.identities():
+            rows += self._silent(one.uuid, LOST, detail, words.next_step, at)
+        raise SourceError(words.reason, detail, words.next_step, tuple(rows))
+
+    def _set_absent(self, code: int, now: float) -> Reading:
+        """Nothing to read here, which is normal: no process is kept for it, and it is looked at again rarely."""
+        words = nvml_error(code)
+        if self._settings.enabled == "on":
+            raise SourceError(words.reason, words.words, words.next_step)
+        self._process.stop()
+        self._absent_until = now + _ABSENT_PERIOD_SECONDS
+        self._absent = Reading(absent=True, detail=words.words, next_step=words.next_step)
+        return self._absent
+
+    # --- words and files -------------------------------------------------------------------------------------------
+
+    def _summary(self) -> str:
+        known = self._gpus.identities()
+        whole = sum(not one.parent_uuid for one in known)
+        mig = f", {len(known) - whole} MIG devices" if len(known) > whole else ""
+        return f"{whole} GPUs{mig}, driver {self._driver_version or 'unknown'}"
+
+    def _load_idle(self) -> None:
+        if self._idle_file is None or not self._idle_file.exists():
+            return
+        try:
+            self._idle.load(self._idle_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            logger.warning("%s: not used (%s); idle power is learned anew", self._idle_file, error)
+
+    def _save_idle(self) -> None:
+        if self._idle_file is None or not self._idle.changed:
+            return
+        try:
+            new = self._idle_file.with_suffix(".new")
+            new.write_text(self._idle.dump(), encoding="utf-8")
+            new.replace(self._idle_file)
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s); idle power will be learned anew", self._idle_file, error)
+
+
+def _state(reading: DeviceReading) -> str:
+    """The device's state: lost, when the driver said so to any question."""
+    found = [STATES[code] for code in reading.errors.values() if code in STATES]
+    return LOST if LOST in found else found[0] if found else OK
+
+
+def _words(state: str) -> tuple[str, str]:
+    code = next((code for code, name in STATES.items() if name == state), 15)
+    words = nvml_error(code)
+    return words.words, words.next_step
+
+
+def _next_step(gaps: Sequence[Gap]) -> str:
+    lost = any(gap.detail == _words(LOST)[0] for gap in gaps)
+    return _words(LOST)[1] if lost else ""
+
+
+def _process_count(reading: DeviceReading, readings: Sequence[DeviceReading]) -> int | None:
+    """Processes on a device; those of a MIG device are listed with its GPU."""
+    one = reading.identity
+    if not one.parent_uuid:
+        return None if reading.processes is None else len(reading.processes)
+    parent = next((each for each in readings if each.identity.uuid == one.parent_uuid), None)
+    if parent is None or parent.processes is None:
+        return None
+    place = (one.gpu_instance, one.compute_instance)
+    return sum((each.gpu_instance, each.compute_instance) == place for each in parent.processes)
+
+
+def _elapsed(last: datetime | None, at: datetime, period: timedelta) -> bool:
+    """Whether a period has passed; a tenth of it early is in time, and so is a clock that went back."""
+    return last is None or not timedelta(0) <= at - last < period * 0.9
+
+
+def _backoff(times: int) -> float:
+    return min(_LONGEST_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** min(times - 1, 10))
+
+
+def _some(event: Event | None) -> tuple[Event, ...]:
+    return () if event is None else (event,)
+
+
+# --- the child ---------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The child: answers requests from standard input on standard output until input ends."""
+    parser = argparse.ArgumentParser(prog="collectors.sources.nvml", description="Reads GPUs for the collector.")
+    parser.add_argument("--library", default="", help="path of libnvidia-ml.so.1; the system's own by default")
+    options = parser.parse_args(arguments)
+    # Whatever a library prints goes to standard error: standard output carries messages only.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="nvml child: %(message)s")
+    if options.library:
+        try:
+            # The binding asks for the library by name and gets the one that is already loaded under it.
+            ctypes.CDLL(options.library)
+        except OSError as error:
+            logger.warning("%s: cannot be loaded (%s)", options.library, error)
+    import pynvml  # pyright: ignore[reportMissingTypeStubs]
+
+    from collectors.nvml_reader import NvmlReader
+
+    reader = NvmlReader(pynvml)
+    try:
+        for line in sys.stdin.buffer:
+            for answer in reader.sweep(decode_request(line)):
+                answers.write(encode(answer))
+    except BrokenPipeError:
+        return 0  # the parent is gone
+    finally:
+        try:
+            reader.close()
+        except pynvml.NVMLError as error:
+            logger.warning("closing: %s", error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
