@@ -249,7 +249,8 @@ class _Loader:
             where = self._place("gateway.port" if "gateway.port" in self.origins else "dashboard.port")
             self._wrong(*where, gateway.port, "gateway and dashboard share it", "two different ports")
         for number, rule in enumerate(settings.tenant_rules):
-            if rule.tenant and not (rule.name or rule.image or rule.label or rule.compose_project):
+            refused = any(f" tenant_rules[{number}]." in mistake for mistake in self.mistakes)
+            if not refused and not (rule.name or rule.image or rule.label or rule.compose_project):
                 self.mistakes.append(
                     f"{self.origin}: tenant_rules[{number}]: matches every container; "
                     "write at least one of name, image, label, compose_project"

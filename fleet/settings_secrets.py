@@ -28,7 +28,11 @@ def with_password(dsn: str, password: str) -> str:
 
 def masked(dsn: str) -> str:
     """The address with a password replaced by `***`, fit for a log or a page."""
-    parts = urlsplit(dsn)
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:  # no address at all, yet it may hold a password
+        scheme, separator, rest = dsn.partition("://")
+        return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in rest else dsn
     if parts.password is None:
         return dsn
     return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()

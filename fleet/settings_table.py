@@ -109,7 +109,7 @@ class DashboardSettings:
 class DockerDaemon:
     """One Docker daemon."""
 
-    url: str = setting(DEFAULT_DOCKER_URL, "unix:///path, ssh://user@host or tcp://host:2376 with TLS", required=True)
+    url: str = setting(DEFAULT_DOCKER_URL, "unix:///path, ssh://user@host or tcp://host:2376 with TLS")
     name: str = setting(
         "", "Host name in every row; empty = `host` for a unix socket, else the host of the url", rule=host_name
     )
