@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from collectors.process_places import ProcessPlaces
+
+I = "1" * 64  # noqa: E741
+J = "2" * 64
+
+
+@pytest.fixture
+def proc(tmp_path):
+    (tmp_path / "self").symlink_to(str(os.getpid()))
+    return tmp_path
+
+
+def process(proc, pid: int, cgroup: str, started: int = 5, name: str = "python3") -> None:
+    folder = proc / str(pid)
+    folder.mkdir(exist_ok=True)
+    (folder / "stat").write_text(f"{pid} ({name}) S {' '.join(['1'] * 18)} {started} 9 9\n")
+    (folder / "cgroup").write_text(cgroup)
+
+
+def test_a_cgroup_is_read_once_per_life_of_a_process(proc):
+    places = ProcessPlaces(proc)
+    process(proc, 7, f"0::/docker/{I}")
+    assert places.places([7], {I})[7].container_id == I
+    (proc / "7" / "cgroup").write_text("0::/elsewhere")
+    assert places.places([7], {I})[7].container_id == I  # same start time: still remembered
+    process(proc, 7, f"0::/docker/{J}", started=6)
+    assert places.places([7], {I, J})[7].container_id == J
+
+
+def test_a_name_with_brackets_and_spaces_does_not_move_the_start_time(proc):
+    places = ProcessPlaces(proc)
+    process(proc, 7, f"0::/docker/{I}", started=5, name="a) S 1 (b")
+    process(proc, 7, f"0::/docker/{I}", started=5, name="a) S 1 (b")
+    assert places._start_time(7) == "5"
+
+
+def test_a_process_that_ended_is_gone_and_forgotten(proc):
+    places = ProcessPlaces(proc)
+    process(proc, 7, f"0::/docker/{I}")
+    places.places([7], {I})
+    places.places([], {I})
+    assert places._known == {}
+    assert places.places([8], {I})[8].kind == "gone"
+
+
+def test_our_own_process_is_found_in_the_real_proc():
+    places = ProcessPlaces()
+    assert places.places([os.getpid()], set())[os.getpid()].kind in {"host", "foreign"}
+    assert places.problem({}) == ""
+
+
+def test_the_check_needs_one_container_whose_process_is_where_it_says(proc):
+    places = ProcessPlaces(proc)
+    process(proc, 7, "0::/user.slice")
+    process(proc, 8, f"0::/docker/{J}")
+    assert "--pid=host" in places.problem({I: 7})
+    assert places.problem({I: 7, J: 8}) == ""
+    assert places.problem({I: 99}) == ""  # it died meanwhile: no evidence either way
+    assert places.problem({}) == ""
+
+
+def test_a_proc_of_another_namespace_is_noticed(proc):
+    (proc / "self").unlink()
+    (proc / "self").symlink_to("1")
+    assert "--pid=host" in ProcessPlaces(proc).problem({})
+    assert "cannot be read" in ProcessPlaces(proc / "nowhere").problem({})
