@@ -127,8 +127,6 @@ def build_store(settings: Settings, *, opener: Callable[[str, StoreOptions], Sto
     another process. A server that is away is no error here.
     """
     dsn = settings.store_dsn()
-    if settings.embedded:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrating = MigratingStore(opener(dsn, StoreOptions(memory_limit_bytes=settings.store.memory_limit_bytes)))
     try:
         migrating.migrate()

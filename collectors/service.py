@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import logging
 import os
 import random
@@ -82,6 +83,7 @@ class _Service:
         # Whatever the settings make impossible is found before the store is opened.
         build.build_tenancy(settings)
         with contextlib.ExitStack() as parts:
+            parts.enter_context(_sole_owner(settings.data_dir))
             store = build.build_store(settings)
             parts.callback(_within, STORE_CLOSE_SECONDS, store.store.close)
             spool = Spool(settings.spool_dir, settings.store.spool_limit_bytes)
@@ -190,6 +192,27 @@ def _within(seconds: float, action: Callable[[], object]) -> None:
     thread = threading.Thread(target=action, daemon=True)
     thread.start()
     thread.join(seconds)
+
+
+@contextlib.contextmanager
+def _sole_owner(folder: Path) -> Generator[None]:
+    """Holds the data folder: store, spool and tokens belong to one collector. Raises ServiceError, OSError.
+
+    The engine locks its own folder too, but says so on stderr in its own words, and the spool has no lock.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "collector.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(20).strip() or "unknown"
+            words = f"data_dir: {folder} belongs to a collector that runs (process {owner})"
+            raise ServiceError(f"{words}; stop that one or write another data_dir") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 @contextlib.contextmanager
