@@ -384,3 +384,14 @@ def test_an_address_is_read_in_parts() -> None:
     assert parse_dsn("clickhouse://host").port == 8123
     assert parse_dsn("clickhouses://host").port == 8443
     assert parse_dsn("chdb:///a/b").database == "fleet"
+
+
+def test_a_rollup_that_missed_a_batch_gets_it_from_the_retry_while_the_raw_table_does_not_double(store: Store) -> None:
+    store.command("DETACH TABLE container_samples_1m_mv")
+    store.append(Batch(token="b", rows=(sample(),)))
+    store.command("ATTACH TABLE container_samples_1m_mv")
+    assert one(store, "SELECT sum(samples) AS n FROM container_samples_1m") == {"n": 0}
+    store.append(Batch(token="b", rows=(sample(),)))
+    assert one(store, "SELECT count() AS n FROM container_samples") == {"n": 1}
+    assert one(store, "SELECT sum(samples) AS n FROM container_samples_1m") == {"n": 1}
+    assert one(store, "SELECT sum(samples) AS n FROM container_samples_1h") == {"n": 1}
