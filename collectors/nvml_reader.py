@@ -7,6 +7,7 @@ Which call, how often and what its errors mean: nvml.h and the behaviour of othe
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ INVALID_ARGUMENT = 2
 INSUFFICIENT_SIZE = 7
 FUNCTION_NOT_FOUND = 13
 GPU_IS_LOST = 15
+_NO_DATA = 21
 
 _NOT_AVAILABLE_32 = 0xFFFFFFFF
 _POWER_INSTANT, _POWER_AVERAGE, _MEMORY_TEMPERATURE = 186, 185, 82
@@ -260,8 +262,9 @@ class NvmlReader:
             return
         by_id = {int(answer.fieldId): answer for answer in answers}
         for field_id in (_POWER_INSTANT, _POWER_AVERAGE):
-            if by_id[field_id].nvmlReturn == 0 and "power_watts" not in values:
-                values["power_watts"] = by_id[field_id].value.uiVal / 1000
+            milliwatts = int(by_id[field_id].value.uiVal)
+            if by_id[field_id].nvmlReturn == 0 and milliwatts != _NOT_AVAILABLE_32 and "power_watts" not in values:
+                values["power_watts"] = milliwatts / 1000
         memory = by_id[_MEMORY_TEMPERATURE]
         if memory.nvmlReturn == 0:
             values["memory_temperature_celsius"] = float(memory.value.uiVal)
@@ -295,10 +298,10 @@ class NvmlReader:
             found = self._ask("sm_active_ratio", lambda: self._gpm_metrics(previous[0], sample), errors)
             for metric in found or ():
                 name = _GPM[metric.metricId]
-                if metric.nvmlReturn == 0:
+                if metric.nvmlReturn == 0 and math.isfinite(metric.value):
                     values[name] = min(1.0, max(0.0, metric.value / 100))
                 else:
-                    errors[name] = int(metric.nvmlReturn)
+                    errors[name] = int(metric.nvmlReturn) or _NO_DATA
             nvml.nvmlGpmSampleFree(previous[0])
 
     def _gpm_sample(self, device: Device) -> Handle:

@@ -17,6 +17,7 @@ OK = "ok"
 LOST = "lost"
 RESET_REQUIRED = "reset_required"
 DRIVER_UNRESPONSIVE = "driver_unresponsive"
+DRIVER_UNAVAILABLE = "driver_unavailable"  # unloaded, or replaced under running processes
 #: NVML codes that mean the device as a whole, not one question to it.
 STATES = {15: LOST, 16: RESET_REQUIRED}
 
@@ -27,6 +28,7 @@ _TITLES: dict[str, tuple[Severity, str, str]] = {
     LOST: ("critical", "gpu_lost", "GPU lost"),
     RESET_REQUIRED: ("critical", "gpu_reset_required", "GPU needs a reset"),
     DRIVER_UNRESPONSIVE: ("critical", "driver_unresponsive", "NVIDIA driver does not answer"),
+    DRIVER_UNAVAILABLE: ("critical", "driver_unavailable", "NVIDIA driver cannot be used"),
     OK: ("info", "gpu_recovered", "GPU answers again"),
 }
 
@@ -228,6 +230,8 @@ def driver_event(event: DriverEvent, host: str) -> Event:
 def unknown_reason(reading: DeviceReading) -> str:
     """Which numbers are missing and why, in words; empty when all were read."""
     by_words: dict[str, list[str]] = defaultdict(list)
+    if reading.identity.parent_uuid:
+        by_words["MIG, told only for the whole GPU"] = ["busy_ratio, clocks, energy, errors, power, temperature"]
     for name, code in reading.errors.items():
         by_words[nvml_error(code).words].append(name)
     return "; ".join(f"{words}: {', '.join(sorted(names))}" for words, names in sorted(by_words.items()))

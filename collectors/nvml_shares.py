@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -221,12 +221,14 @@ def _mig_devices(
         )
     )
     counted: set[int | None] = set()
+    sharing = Counter(one.identity.gpu_instance for one in instances)
     for one in sorted(instances, key=lambda each: (each.identity.gpu_instance, each.identity.compute_instance)):
         gi, ci = one.identity.gpu_instance, one.identity.compute_instance
         inside = [each for each in processes or () if each.gpu_instance == gi]
         own = [each for each in inside if each.compute_instance == ci]
         use = DeviceUse(
-            busy_ratio=one.metrics.sm_active_ratio,
+            # GPM measures the GPU instance: with several compute instances in it, it is nobody's own number.
+            busy_ratio=one.metrics.sm_active_ratio if sharing[gi] == 1 else None,
             memory_used_bytes=_sum_memory(own),
             interval_seconds=intervals.since_last(one.identity.uuid, at),
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from collectors.base import Reading, SourceError
 from collectors.nvml_messages import DeviceReading, End, Request, decode_request, encode
 from collectors.nvml_process import ChildGoneError, NvmlProcess, Sweep, TooManyLostError
-from collectors.nvml_rows import DRIVER_UNRESPONSIVE, LOST, OK, STATES, GpuRows, driver_event
+from collectors.nvml_rows import DRIVER_UNAVAILABLE, DRIVER_UNRESPONSIVE, LOST, OK, STATES, GpuRows, driver_event
 from collectors.nvml_shares import GpuShares
 from collectors.process_places import ProcessPlaces
 from fleet.allocation import HostGpu
@@ -139,7 +139,7 @@ class NvmlSource:
             return self._without_driver(sweep.end, now, at)
         if not sweep.devices and not sweep.end.missing and not due.skip and not self._gpus.identities():
             return self._set_absent(_NO_GPU, now)
-        return self._reading(sweep, due, at)
+        return self._unless_all_hang(self._reading(sweep, due, at))
 
     def close(self) -> None:
         """End the child, which releases the driver; a child that hangs is left behind."""
@@ -240,9 +240,17 @@ class NvmlSource:
             raise self._unresponsive(f"{self._process.lost_children} abandoned processes", at)
         times = self._hung.get(sweep.hung, (0.0, 0))[1] + 1
         self._hung[sweep.hung] = (now + _backoff(times), times)
-        if not sweep.devices:
-            raise self._unresponsive(f"asked about {sweep.hung}", at)
-        return self._reading(sweep, due, at, not_read=f"not reached: the driver hung on {sweep.hung}")
+        return self._unless_all_hang(
+            self._reading(sweep, due, at, not_read=f"not reached: the driver hung on {sweep.hung}")
+        )
+
+    def _unless_all_hang(self, reading: Reading) -> Reading:
+        """The reading, unless no GPU is left that answers: then the source as a whole failed."""
+        whole = {one.parent_uuid or one.uuid for one in self._gpus.identities()}
+        if not self._hung or whole - self._hung.keys():
+            return reading
+        detail, step = self._hung_words()
+        raise SourceError("timeout", f"{detail} (asked about {', '.join(sorted(self._hung))})", step, reading.rows)
 
     def _block(self, now: float) -> None:
         self._blocked += 1
@@ -270,7 +278,7 @@ class NvmlSource:
         detail = f"{words.words} (NVML code {end.code} while {end.doing}){restarted}"
         rows: list[Row] = []
         for one in self._gpus.identities():
-            rows += self._silent(one.uuid, LOST, detail, words.next_step, at)
+            rows += self._silent(one.uuid, DRIVER_UNAVAILABLE, detail, words.next_step, at)
         raise SourceError(words.reason, detail, words.next_step, tuple(rows))
 
     def _set_absent(self, code: int, now: float) -> Reading:

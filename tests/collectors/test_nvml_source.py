@@ -132,7 +132,7 @@ def test_a_mismatch_of_driver_and_library_restarts_the_child_and_says_so(make_ho
     # A running child notices when it lists the GPUs anew, once a minute.
     with pytest.raises(SourceError, match=r"do not match.*restarted") as caught:
         host.poll(60)
-    assert gpus(caught.value.rows)[A].state == "lost"
+    assert gpus(caught.value.rows)[A].state == "driver_unavailable"
     host.stub.write(gpu(0, A), driver="600.10")
     rows = host.poll().rows
     assert host.process._child.pid != first
@@ -157,9 +157,10 @@ def test_a_hung_driver_is_said_killed_and_left_alone_for_a_while(make_host):
     assert [row.kind for row in caught.value.rows if isinstance(row, Event)] == ["driver_unresponsive"]
     assert child.poll() == -9
     host.stub.write(gpu(0, A))
-    reading = host.poll()  # still left alone: nothing is asked, the state stands
-    assert gpus(reading.rows)[A].state == "driver_unresponsive"
-    assert not [row for row in reading.rows if isinstance(row, Event)]
+    with pytest.raises(SourceError) as caught:
+        host.poll()  # still left alone: it is not asked, the state stands
+    assert gpus(caught.value.rows)[A].state == "driver_unresponsive"
+    assert not [row for row in caught.value.rows if isinstance(row, Event)]
     rows = host.poll(10).rows
     assert gpus(rows)[A].state == "ok"
     assert [row.kind for row in rows if isinstance(row, Event)] == ["gpu_recovered"]
@@ -177,6 +178,18 @@ def test_a_gpu_that_hangs_does_not_hide_the_other(make_host):
     reading = host.poll()
     assert gpus(reading.rows)[A].state == "ok"
     assert gpus(reading.rows)[A].busy_ratio == 0
+
+
+def test_a_hang_on_the_first_gpu_says_nothing_bad_of_the_second(make_host):
+    host = make_host(gpu(0, A), gpu(1, B), call_timeout_seconds=0.5)
+    host.poll()
+    host.stub.write(gpu(0, A, memory="~30000 1 1 1"), gpu(1, B))
+    reading = host.poll()
+    assert {uuid: row.state for uuid, row in gpus(reading.rows).items()} == {A: "driver_unresponsive"}
+    assert [gap.detail for gap in reading.gaps if gap.subject == B] == [f"not reached: the driver hung on {A}"]
+    rows = host.poll().rows
+    assert gpus(rows)[B].state == "ok"
+    assert not [row for row in rows if isinstance(row, Event)]
 
 
 def test_a_driver_that_hangs_while_opening_is_asked_again_with_growing_pauses(make_host):
@@ -438,13 +451,13 @@ def test_a_clock_that_steps_back_starts_the_samples_over(make_host):
 M0, M1, M2 = (f"MIG-{n}0000000-0000-0000-0000-000000000000" for n in (1, 2, 3))
 
 
-def mig_world(**first: object) -> list[list[str]]:
-    """One GPU in MIG mode: GPU instance 2 with two compute instances, and GPU instance 3."""
+def mig_world(*last: str) -> list[list[str]]:
+    """One GPU in MIG mode: GPU instance 2 with two compute instances, and GPU instance 3 with processes `last`."""
     name = "NVIDIA H200 MIG"
     return [
         gpu(0, A, mig=1, busy="!3", remapped="!3", sample="!3", memory="143000 600 50000", gpm_support=1,
-            proc=["11 900 2 0", "12 700 2 1", "22 300 3 0", "23 200 3 0"]),
-        device("0.0", uuid=M0, name=f"{name} 1c.3g.71gb", gi=2, ci=0, memory="71000 10 2000", **first),
+            proc=["11 900 2 0", "12 700 2 1", *(last or ("22 300 3 0", "23 200 3 0"))]),
+        device("0.0", uuid=M0, name=f"{name} 1c.3g.71gb", gi=2, ci=0, memory="71000 10 2000", gpm_2=64),
         device("0.1", uuid=M1, name=f"{name} 1c.3g.71gb", gi=2, ci=1, memory="71000 10 2000"),
         device("0.2", uuid=M2, name=f"{name} 1g.18gb", gi=3, ci=0, memory="18000 10 800", gpm_2=30),
     ]  # fmt: skip
@@ -474,13 +487,17 @@ def test_mig_devices_are_listed_with_their_parent_and_memory_is_counted_per_gpu_
 
 
 def test_the_only_user_of_a_mig_instance_has_its_sm_activity(make_host):
-    host = make_host(*mig_world(gpm_2=64))
-    host.publish(facts("a", 11), facts("c", 12))
+    host = make_host(*mig_world("22 300 3 0"))
+    host.publish(facts("a", 11), facts("b", 22), facts("c", 12))
     host.poll()
     time.sleep(0.12)
-    row = parts(host.poll().rows)["a", M0]
-    assert row.sm_ratio == pytest.approx(0.64)
-    assert "only user" in row.attribution_reason
+    reading = host.poll()
+    found = parts(reading.rows)
+    assert gpus(reading.rows)[M2].sm_active_ratio == pytest.approx(0.3)
+    assert found["b", M2].sm_ratio == pytest.approx(0.3)
+    assert "only user" in found["b", M2].attribution_reason
+    # GPU instance 2 was 64 % active, but which of its two compute instances was it?
+    assert found["a", M0].sm_ratio is found["c", M1].sm_ratio is found["", M0].sm_ratio is None
 
 
 def test_a_reconfigured_gpu_is_listed_anew(make_host):
