@@ -145,17 +145,20 @@ class Lives:
 
         One bucket that fell resets them all.
         """
-        keys = [(turn.life, each) for each in series]
-        last = [self._tracker.last(key) for key in keys]
-        if turn.fresh and any(
-            before is not None and now < before for before, now in zip(last, cumulative, strict=True)
-        ):
-            for key, value in zip(keys, cumulative, strict=True):
-                self._tracker.increase(key, value)
+        if not turn.fresh:
+            counted = [self.count(turn, field, each, value) for each, value in zip(series, cumulative, strict=True)]
+            return None if None in counted else tuple(0.0 for _ in counted)
+        life, last, increase = turn.life, self._tracker.last, self._tracker.increase
+        before = [last((life, each)) for each in series]
+        born = turn.born or field in turn.known_fields
+        for each, value in zip(series, cumulative, strict=True):
+            increase((life, each), value)
+        known = [value for value in before if value is not None]
+        if len(known) < len(before):
+            return cumulative if born and not known else None
+        if any(now < then for then, now in zip(known, cumulative, strict=True)):
             return cumulative
-        counted = [self.count(turn, field, each, value) for each, value in zip(series, cumulative, strict=True)]
-        known = [value for value in counted if value is not None]
-        return tuple(known) if len(known) == len(counted) else None
+        return tuple(now - then for then, now in zip(known, cumulative, strict=True))
 
     def end_poll(self, now: float) -> None:
         """Close a poll at `now`, server clock: forgets what has long been gone."""

@@ -81,10 +81,12 @@ def sort_series(profile: Profile, vectors: Mapping[str, Sequence[Sample]], targe
             continue
         by_target: defaultdict[Hashable, defaultdict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
         for sample in vector:
-            target = targets.find(sample[0])
-            by_target[target.key][sample[0].get("__name__", "")].append(sample)
-            if target.key not in readings:
-                readings[target.key] = TargetReading(target=target, profile=profile)
+            labels = sample[0]
+            target = targets.find(labels)
+            key = target.key
+            by_target[key][labels.get("__name__", "")].append(sample)
+            if key not in readings:
+                readings[key] = TargetReading(target=target, profile=profile)
         for key, by_metric in by_target.items():
             for wanted in fields:
                 _take(readings[key], wanted, by_metric)
@@ -113,7 +115,7 @@ def _take_numbers(reading: TargetReading, wanted: ProfileField, samples: Iterabl
         if not math.isfinite(value):
             reading.problems[wanted.key] = f"{wanted.name} is {value}"
             continue
-        accepted = wanted.accepts(labels)
+        accepted = not wanted.match or wanted.accepts(labels)
         if wanted.type == "gauge":
             if accepted:
                 gauges.setdefault(model, []).append(value * wanted.scale)
@@ -126,18 +128,20 @@ def _take_numbers(reading: TargetReading, wanted: ProfileField, samples: Iterabl
 
 def _take_histograms(reading: TargetReading, wanted: ProfileField, metric: str, samples: Iterable[Sample]) -> None:
     bucket_name = f"{metric}_bucket"
-    buckets: defaultdict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = defaultdict(list)
-    sums: dict[tuple[tuple[str, str], ...], float] = {}
-    models: dict[tuple[tuple[str, str], ...], str] = {}
-    for labels, value in samples:
-        if not wanted.accepts(labels):
+    buckets: defaultdict[frozenset[tuple[str, str]], list[tuple[float, float]]] = defaultdict(list)
+    sums: dict[frozenset[tuple[str, str]], float] = {}
+    models: dict[frozenset[tuple[str, str]], str] = {}
+    for all_labels, value in samples:
+        if wanted.match and not wanted.accepts(all_labels):
             continue
-        rest = tuple(sorted(item for item in labels.items() if item[0] not in ("le", "__name__")))
-        if labels.get("__name__") != bucket_name:
+        labels = all_labels.copy()
+        name, bound_text = labels.pop("__name__", ""), labels.pop("le", "")
+        rest = frozenset(labels.items())
+        if name != bucket_name:
             sums[rest] = value
             continue
         try:
-            bound = float(labels.get("le", ""))
+            bound = float(bound_text)
         except ValueError:
             bound = math.nan
         buckets[rest].append((bound, value))
@@ -170,13 +174,11 @@ def _fault(pairs: Sequence[tuple[float, float]]) -> str:
         return "a bucket bound is not a number"
     if pairs[-1][0] != math.inf:
         return "no +Inf bucket"
-    if not all(math.isfinite(count) for _, count in pairs):
-        return "a bucket count is not a number"
-    before = -1.0, 0.0
-    for index, pair in enumerate(pairs):
-        if index and pair[0] == before[0]:
+    last_bound, last_count = -math.inf, 0.0
+    for bound, count in pairs:
+        if not count >= last_count:  # also when it is NaN
+            return "bucket counts are no numbers, or fall from one bound to the next"
+        if bound == last_bound:
             return "a bucket bound is there twice"
-        if pair[1] < before[1]:
-            return "bucket counts fall from one bound to the next"
-        before = pair
-    return ""
+        last_bound, last_count = bound, count
+    return "" if math.isfinite(last_count) else "a bucket count is infinite"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from collectors.prometheus_claims import Claims
 from collectors.prometheus_increments import Lives, Start, Turn
 from collectors.prometheus_reading import Failures, HistogramSeries, TargetReading
 from collectors.prometheus_targets import Target
@@ -15,6 +16,8 @@ from fleet.joining import Join, is_older_than_start
 from fleet.model import UNASSIGNED, Histogram, InferenceSample, Row
 from fleet.profiles import ProfileField
 
+#: A target that missed so many of its polls no longer counts for a server that others scrape too.
+CLAIM_INTERVALS = 2.5
 FIRST_READING = "first reading: counters are counted from here"
 STALE_SCRAPE = "the last scrape is older than the container's start"
 #: Labels that an operator may put on a target to name the tenant of something that is in no watched container.
@@ -75,6 +78,7 @@ class RowMaker:
 
     prometheus: str
     interval_seconds: float
+    claims: Claims = field(default_factory=Claims)
     lives: Lives = field(default_factory=Lives)
     _spoken: dict[Hashable, set[tuple[str, str]]] = field(
         init=False, default_factory=dict[Hashable, set[tuple[str, str]]]
@@ -92,7 +96,7 @@ class RowMaker:
     ) -> list[Row]:
         """Rows of the targets that were read. now: server clock, seconds; process_starts by target key."""
         rows: list[Row] = []
-        counted: dict[Hashable, str] = {}
+        self.claims.forget(at)
         for reading in sorted(readings, key=lambda each: each.target.endpoint):
             place = places[reading.target.key]
             names = {(reading.profile.id, model) for model in reading.models}
@@ -100,9 +104,16 @@ class RowMaker:
             made = self._rows(at, now, reading, place, process_starts.get(reading.target.key), failures)
             listener = place.listener
             if listener is not None:
-                first = counted.setdefault((reading.profile.id, listener), reading.target.endpoint)
-                if first != reading.target.endpoint:
-                    made = _without_numbers(made, f"the same server as {first}, counted there")
+                holder = self.claims.holder(
+                    (reading.profile.id, listener),
+                    prometheus=self.prometheus,
+                    endpoint=reading.target.endpoint,
+                    at=at,
+                    seconds=CLAIM_INTERVALS * self.interval_seconds,
+                )
+                if (holder.prometheus, holder.endpoint) != (self.prometheus, reading.target.endpoint):
+                    other = "" if holder.prometheus == self.prometheus else f" of {holder.prometheus}"
+                    made = _without_numbers(made, f"the same server as {holder.endpoint}{other}, counted there")
             rows += made
         return rows
 

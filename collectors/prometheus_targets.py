@@ -30,11 +30,11 @@ class Target:
     up: bool | None = None
     error: str = ""
     scraped_at: float | None = None
+    #: Identity among the targets of one server; kept, as every series of a poll asks for it.
+    key: tuple[str, str, frozenset[tuple[str, str]]] = field(init=False)
 
-    @property
-    def key(self) -> tuple[str, str, frozenset[tuple[str, str]]]:
-        """Identity among the targets of one server."""
-        return (self.job, self.instance, frozenset(self.labels.items()))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.job, self.instance, frozenset(self.labels.items())))
 
     @property
     def endpoint(self) -> str:

@@ -19,14 +19,15 @@ from prometheus_api_client.prometheus_connect import PrometheusConnect
 from urllib3.util.retry import Retry
 
 from collectors.base import Reading, SourceError
+from collectors.prometheus_claims import Claims
 from collectors.prometheus_errors import explain, in_words
 from collectors.prometheus_http import BoundedSession, FileCredentials, is_near
 from collectors.prometheus_reading import TargetReading, queries_of, selector, sort_series
 from collectors.prometheus_rows import Place, RowMaker
-from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, text_map, with_up
+from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, with_up
 from fleet.inventory import Inventory
 from fleet.joining import Joiner, MapRule
-from fleet.model import Gap, Reason
+from fleet.model import Gap, InferenceSample, Reason
 from fleet.profiles import Profile, builtin_profiles
 from fleet.settings import PrometheusServer
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 #: Server clock and ours may differ by this much before we say so.
 SKEW_SECONDS = 5.0
+NO_TARGETS_STEP = "add a scrape job; deploy/prometheus/prometheus.yml is an example"
 #: How long a target that is down may have been silent and still be known as an inference server.
 REMEMBER = "1h"
 
@@ -131,14 +133,22 @@ class PrometheusSource:
         *,
         rules: Sequence[Rule] = (),
         profiles: Sequence[Profile] | None = None,
+        claims: Claims | None = None,
     ) -> None:
-        """rules: an operator's word on endpoints; profiles: those of the product if None."""
+        """rules: an operator's word on endpoints; profiles: those of the product if None.
+
+        claims: one for all sources of a process, so that a server scraped by two Prometheus counts once.
+        """
         self._server = server
         self._inventory = inventory
         self._rules = tuple(MapRule(job=r.job, instance=r.instance, container=r.container) for r in rules)
         self._profiles = tuple(builtin_profiles() if profiles is None else profiles)
         self._client = PrometheusClient(server)
-        self._rows = RowMaker(prometheus=self.target, interval_seconds=server.interval_seconds)
+        self._rows = RowMaker(
+            prometheus=self.target,
+            interval_seconds=server.interval_seconds,
+            claims=Claims() if claims is None else claims,
+        )
         self._spoke_before: frozenset[Hashable] | None = None
         self._state = ""
 
@@ -163,10 +173,10 @@ class PrometheusSource:
         # The poll ends by itself before the runner gives it up, with what it has.
         client.begin(self._server.timeout_seconds * 0.9)
         now = client.server_time()
-        gaps: list[Gap] = []
+        problems: list[tuple[str, SourceError]] = []
         notes: list[str] = []
-        targets = self._targets(now, gaps, notes)
-        vectors, failures = self._fields(now, gaps)
+        targets = self._targets(now, problems, notes)
+        vectors, failures = self._fields(now, problems)
         index = TargetIndex(targets)
         readings = [each for profile in self._profiles for each in sort_series(profile, vectors, index)]
         starts = self._process_starts(readings, index, now)
@@ -179,31 +189,32 @@ class PrometheusSource:
         rows = self._rows.up_rows(at, now, readings, places, starts, failures)
         spoken = {reading.target.key for reading in readings}
         silent = [place for place in down if place.target.key not in spoken]
-        shown = self._rows.down_rows(at, now, silent, self._remembered(silent, index, now))
-        rows += shown
+        rows += self._rows.down_rows(at, now, silent, self._remembered(silent, index, now))
         self._rows.end_poll(now, frozenset(everything))
+        gaps = [_gap(subject, error) for subject, error in problems]
         gaps += [
-            Gap(subject=place.target.endpoint, reason="unreachable", detail=place.target.error or "the scrape failed")
-            for place in silent
+            Gap(subject=row.endpoint, reason="unreachable", detail=row.unknown_reason)
+            for row in rows
+            if isinstance(row, InferenceSample) and not row.up
         ]
         if abs(now - at.timestamp()) > SKEW_SECONDS:
             notes.append(f"its clock differs from ours by {now - at.timestamp():+.0f} s")
         unjoined = sum(1 for key in spoken if places[key].join.container is None and places[key].join.by != "map")
         notes.insert(0, _summary(len(everything), len(down), len(spoken), unjoined))
-        self._note_state("; ".join(notes))
+        self._note_state(notes[0])
         return Reading(
             rows=tuple(rows),
             gaps=tuple(gaps),
-            absent=not everything,
+            absent=not everything and not problems,
             detail="; ".join(notes),
-            next_step="" if everything else "add a scrape job; deploy/prometheus/prometheus.yml is an example",
+            next_step=problems[0][1].next_step if problems else "" if everything else NO_TARGETS_STEP,
         )
 
     def close(self) -> None:
         """Release the connections."""
         self._client.close()
 
-    def _targets(self, now: float, gaps: list[Gap], notes: list[str]) -> list[Target]:
+    def _targets(self, now: float, problems: list[tuple[str, SourceError]], notes: list[str]) -> list[Target]:
         found: list[Target] = []
         try:
             found = self._client.targets()
@@ -211,17 +222,19 @@ class PrometheusSource:
             if error.reason == "unsupported":  # Mimir, Thanos and others: the series themselves must do
                 notes.append("it has no targets API: joined by series labels only")
             else:
-                gaps.append(_gap("targets", error))
+                problems.append(("targets", error))
         up: list[Sample] = []
         scraped: list[Sample] = []
         try:
             up = self._client.query("up", time=now)
             scraped = self._client.query("timestamp(up)", time=now)
         except SourceError as error:
-            gaps.append(_gap("up", error))
+            problems.append(("up", error))
         return with_up(found, up, scraped)
 
-    def _fields(self, now: float, gaps: list[Gap]) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+    def _fields(
+        self, now: float, problems: list[tuple[str, SourceError]]
+    ) -> tuple[dict[str, list[Sample]], dict[str, str]]:
         """Answers by query, and by field why there is none. Raises SourceError when no query was answered."""
         vectors: dict[str, list[Sample]] = {}
         failures: dict[str, str] = {}
@@ -232,7 +245,7 @@ class PrometheusSource:
                     vectors[query] = self._client.query(query, time=now)
                 except SourceError as error:
                     last = error
-                    gaps.append(_gap(", ".join(each.key for each in fields), error))
+                    problems.append((", ".join(each.key for each in fields), error))
                     failures |= {each.key: in_words(error) for each in fields}
         if last is not None and not vectors:
             raise last
@@ -284,15 +297,17 @@ def _summary(targets: int, down: int, endpoints: int, unjoined: int) -> str:
 
 
 def _vector(result: object) -> list[Sample]:
-    """Samples of an instant query's result. Raises ValueError, TypeError or KeyError when it is no vector."""
+    """Samples of an instant query's result. Raises ValueError, TypeError or LookupError when it is no vector."""
     if not isinstance(result, list):
         raise TypeError("the result is no vector")
     samples: list[Sample] = []
-    for item in cast("list[Mapping[str, object]]", result):
-        value = item.get("value")
-        if value is None:
-            continue  # a native histogram: its buckets are not exposed as series
-        samples.append((text_map(item["metric"]), float(cast("Sequence[str]", value)[1])))
+    texts_only = {str}
+    for item in cast("list[Mapping[str, Sequence[str]]]", result):
+        labels = cast("dict[str, str]", item["metric"])
+        if labels and set(map(type, labels.values())) != texts_only:
+            raise TypeError("a label is no text")
+        if "value" in item:  # otherwise a native histogram: its buckets are not exposed as series
+            samples.append((labels, float(item["value"][1])))
     return samples
 
 

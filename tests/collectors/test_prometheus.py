@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from collectors.base import SourceError
+from collectors.prometheus_claims import Claims
 from collectors.sources.prometheus import PrometheusSource
 from fleet.inventory import ContainerFacts, HostInventory, Inventory
 from fleet.latency import quantile_from_buckets
@@ -385,3 +386,23 @@ def test_one_server_scraped_twice_is_counted_once_and_both_endpoints_are_shown(t
     assert [row.prompt_tokens for row in rows] == [15.0, None]
     assert "counted there" in rows[1].unknown_reason
     assert [row.up for row in rows] == [True, True]
+
+
+def test_one_server_scraped_by_two_prometheus_is_counted_once_and_the_second_takes_over(bench):
+    claims = Claims()
+    bench.source.close()
+    bench.source = bench.new_source(claims=claims)
+    settings = PrometheusServer(url=bench.prometheus.url, name="second", docker_host="here")
+    second = PrometheusSource(settings, bench.inventory, claims=claims)
+    at = datetime.now(UTC)
+    bench.show(vllm_text(prompt_tokens=100))
+    bench.source.collect(at)
+    second.collect(at)
+    bench.show(vllm_text(prompt_tokens=150))
+    counted = [source.collect(at + timedelta(seconds=15)).rows for source in (bench.source, second)]
+    assert [row.prompt_tokens for rows in counted for row in rows] == [50.0, None]
+    assert "of main, counted there" in counted[1][0].unknown_reason
+    bench.show(vllm_text(prompt_tokens=170))
+    (row,) = second.collect(at + timedelta(seconds=60)).rows  # the first has been silent for three of its polls
+    second.close()
+    assert row.prompt_tokens == 20.0
