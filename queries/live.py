@@ -1,0 +1,406 @@
+"""The fleet as it stands at the end of a window: one record per container, put together from all three sources.
+
+Overview, Containers and Tenant show the same records, so the same container is never fine on one page and in trouble
+on another. Seven small queries over the last minutes, joined here; a reading that is missing stays None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from fleet.latency import Quantile, quantile_from_buckets
+from fleet.model import Scope, Window
+from fleet.severity import FINE, ContainerFacts, Judgement, Level, Thresholds, judge_container
+from queries.resolution import epoch_ms, moment, resolution
+from queries.scoping import Where, during, last, of_tenants
+from store import Store
+
+#: How far back the newest sample of a container is looked for; older than that it has no current readings.
+RECENT = timedelta(minutes=10)
+#: Restarts and kills are trouble of now for this long, whatever range is looked at: last week's are history.
+COUNTED = timedelta(hours=1)
+#: Span of "now" for rates and percentiles: short enough to see a spike, long enough for 20 requests.
+NOW = timedelta(minutes=5)
+
+
+@dataclass(slots=True, kw_only=True)
+class LiveContainer:
+    """Everything known of one container at one moment. Units in the names; None = could not be read."""
+
+    facts: Mapping[str, object]
+    at: datetime | None = None
+    age_seconds: float | None = None
+    state: str = ""
+    health: str = ""
+    unknown_reason: str = ""
+    cpu_cores: float | None = None
+    cpu_limit_cores: float | None = None
+    throttled_ratio: float | None = None
+    memory_working_set_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    restarts: int = 0
+    oom_kills: int = 0
+    gpus: list[Mapping[str, object]] = field(default_factory=list[Mapping[str, object]])
+    sm_ratio: float | None = None
+    gpu_memory_bytes: int | None = None
+    attribution: str = ""
+    attribution_reason: str = ""
+    requests_per_second: float | None = None
+    error_ratio: float | None = None
+    tokens_per_second: float | None = None
+    endpoint_up: bool | None = None
+    ttft: Quantile | None = None
+    judgement: Judgement = FINE
+    since: datetime | None = None
+
+    @property
+    def key(self) -> str:
+        """Stable name of the container."""
+        return str(self.facts["container_key"])
+
+
+def live_containers(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> list[LiveContainer]:
+    """All containers that exist at the window's end, by severity (worst first), then name.
+
+    Restarts and OOM kills are counted over the window's last hour; everything else speaks for its last minutes.
+    """
+    where = of_tenants(scope, host=host)
+    found = {str(row["container_key"]): LiveContainer(facts=row) for row in _facts(store, where, window)}
+    if not found:
+        return []
+    _samples(store, where, window, found)
+    _counts(store, where, window, found)
+    _gpus(store, where, window, found)
+    _inference(store, where, window, found)
+    _ttft(store, where, window, found)
+    thresholds = limits or Thresholds()
+    idle = _idle(store, where, window, found, thresholds)
+    for container in found.values():
+        container.judgement = judge_container(_for_judging(container, idle.get(container.key)), thresholds)
+    _since(store, where, window, found, idle, thresholds)
+    return sorted(found.values(), key=lambda item: (-item.judgement.level, str(item.facts["name"])))
+
+
+def _facts(store: Store, where: Where, window: Window) -> list[dict[str, object]]:
+    # A container recreated under its name keeps its key: the newest one is shown. One created later is not yet there.
+    conditions = where.also(
+        "(created_at IS NULL OR created_at <= fromUnixTimestamp64Milli({window_end:Int64}, 'UTC'))"
+        " AND (removed = 0 OR seen_at > fromUnixTimestamp64Milli({window_end:Int64}, 'UTC'))",
+        window_end=epoch_ms(window.end),
+    )
+    return store.query(
+        f"""
+        SELECT container_key, container_id, name, tenant, team, owner, tenant_origin, host, image, image_digest,
+            image_created_at, compose_project, compose_service, user, state, health, exit_code, error, created_at,
+            started_at, finished_at, restart_count, cpu_limit_cores, memory_limit_bytes, gpu_request, gpu_uuids,
+            privileged
+        FROM containers FINAL WHERE {conditions.sql}
+        ORDER BY container_key, created_at DESC LIMIT 1 BY container_key LIMIT 5000
+        """,
+        conditions.parameters,
+    ).to_pylist()
+
+
+def _samples(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
+    recent = during(where, last(window, RECENT))
+    rows = store.query(
+        f"""
+        SELECT container_key, max(at) AS newest, argMax(interval_seconds, at) AS step, argMax(state, at) AS state,
+            argMax(health, at) AS health, argMax(unknown_reason, at) AS unknown_reason,
+            argMax(tuple(cpu_seconds), at).1 / nullIf(argMax(interval_seconds, at), 0) AS cpu_cores,
+            argMax(tuple(cpu_limit_cores), at).1 AS cpu_limit_cores,
+            sum(cpu_throttled_periods) / nullIf(sum(cpu_periods), 0) AS throttled_ratio,
+            argMax(tuple(memory_working_set_bytes), at).1 AS memory_bytes,
+            argMax(tuple(memory_limit_bytes), at).1 AS memory_limit_bytes
+        FROM container_samples WHERE {recent.sql} GROUP BY container_key
+        """,
+        recent.parameters,
+    ).to_pylist()
+    for row in rows:
+        container = found.get(row["container_key"])
+        if container is None:
+            continue
+        container.at = row["newest"]
+        container.age_seconds = max(0.0, (window.end - row["newest"]).total_seconds())
+        container.state, container.health = row["state"], row["health"]
+        container.unknown_reason = row["unknown_reason"]
+        container.cpu_cores, container.cpu_limit_cores = row["cpu_cores"], row["cpu_limit_cores"]
+        container.throttled_ratio = row["throttled_ratio"]
+        container.memory_working_set_bytes = row["memory_bytes"]
+        container.memory_limit_bytes = row["memory_limit_bytes"]
+        container.facts = {**container.facts, "sample_interval_seconds": row["step"]}
+    for container in found.values():
+        container.state = container.state or str(container.facts["state"])
+        container.health = container.health or str(container.facts["health"])
+
+
+def _counts(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
+    span = last(window, COUNTED)
+    tier = resolution(span)
+    counted = during(where, span, tier)
+    rows = store.query(
+        f"""
+        SELECT container_key, sum(restarts) AS restarts, sum(oom_kills) AS oom_kills
+        FROM {tier.table("container_samples")} WHERE {counted.sql} GROUP BY container_key
+        """,
+        counted.parameters,
+    ).to_pylist()
+    for row in rows:
+        if container := found.get(row["container_key"]):
+            container.restarts, container.oom_kills = int(row["restarts"] or 0), int(row["oom_kills"] or 0)
+
+
+def _gpus(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
+    recent = during(where.also("container_key != ''"), last(window, RECENT))
+    rows = store.query(
+        f"""
+        SELECT container_key, host, gpu_uuid, max(at) AS newest, argMax(held, at) AS held,
+            argMax(tuple(memory_bytes), at).1 AS memory_bytes, argMax(tuple(sm_ratio), at).1 AS sm_ratio,
+            argMax(attribution, at) AS attribution, argMax(attribution_reason, at) AS attribution_reason
+        FROM container_gpu_samples WHERE {recent.sql} GROUP BY container_key, host, gpu_uuid
+        ORDER BY container_key, gpu_uuid
+        """,
+        recent.parameters,
+    ).to_pylist()
+    names = {row["gpu_uuid"]: row for row in gpu_names(store)}
+    newest: dict[str, datetime] = {}
+    for row in rows:
+        newest[row["container_key"]] = max(row["newest"], newest.get(row["container_key"], row["newest"]))
+    for row in rows:
+        container = found.get(row["container_key"])
+        # A GPU given back a while ago is not one the container has now.
+        if container is None or (newest[row["container_key"]] - row["newest"]).total_seconds() > 90:
+            continue
+        name = names.get(row["gpu_uuid"], {})
+        container.gpus.append({**row, "gpu_index": name.get("gpu_index"), "name": name.get("name", "")})
+    for container in found.values():
+        known = [gpu["sm_ratio"] for gpu in container.gpus if isinstance(gpu["sm_ratio"], float)]
+        container.sm_ratio = sum(known) / len(known) if known else None
+        memory = [gpu["memory_bytes"] for gpu in container.gpus if isinstance(gpu["memory_bytes"], int)]
+        container.gpu_memory_bytes = sum(memory) if memory else None
+        marks = [str(gpu["attribution"]) for gpu in container.gpus]
+        # One mark for the whole container: the weakest, so that a sum is never shown as surer than its parts.
+        container.attribution = next((m for m in ("unknown", "declared", "estimated", "measured") if m in marks), "")
+        container.attribution_reason = next(
+            (str(gpu["attribution_reason"]) for gpu in container.gpus if gpu["attribution"] == container.attribution),
+            "",
+        )
+
+
+def gpu_names(store: Store) -> list[dict[str, object]]:
+    """Index and model of every known GPU; who may see which is the caller's matter."""
+    return store.query(
+        "SELECT host, gpu_uuid, parent_uuid, gpu_index, name, mig_profile, memory_total_bytes, driver_version,"
+        " pci_bus_id, power_limit_watts FROM gpus FINAL ORDER BY host, gpu_index, gpu_uuid"
+    ).to_pylist()
+
+
+def _inference(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
+    recent = during(where.also("container_key != ''"), last(window, NOW))
+    rows = store.query(
+        f"""
+        SELECT container_key, sum(requests_rate) AS requests_per_second, sum(tokens_rate) AS tokens_per_second,
+            sum(failed) / nullIf(sum(asked), 0) AS error_ratio, min(up) AS up
+        FROM (
+            SELECT container_key, endpoint, model, argMax(up, at) AS up,
+                sum(requests) / nullIf(sumIf(toFloat64(interval_seconds), isNotNull(requests)), 0) AS requests_rate,
+                sum(generation_tokens) / nullIf(sumIf(toFloat64(interval_seconds), isNotNull(generation_tokens)), 0)
+                    AS tokens_rate,
+                sum(errors) AS failed, sum(requests) AS asked
+            FROM inference_samples WHERE {recent.sql} GROUP BY container_key, endpoint, model
+        ) GROUP BY container_key
+        """,
+        recent.parameters,
+    ).to_pylist()
+    for row in rows:
+        if container := found.get(row["container_key"]):
+            container.requests_per_second = row["requests_per_second"]
+            container.tokens_per_second = row["tokens_per_second"]
+            container.error_ratio = row["error_ratio"]
+            container.endpoint_up = bool(row["up"])
+
+
+def _ttft(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
+    recent = during(where.also("field = 'ttft_seconds' AND container_key != ''"), last(window, NOW))
+    rows = store.query(
+        f"""
+        SELECT container_key, bounds, sumForEach(increments) AS merged
+        FROM histograms WHERE {recent.sql} GROUP BY container_key, bounds
+        ORDER BY container_key, arraySum(merged) DESC LIMIT 1 BY container_key
+        """,
+        recent.parameters,
+    ).to_pylist()
+    for row in rows:
+        if container := found.get(row["container_key"]):
+            container.ttft = quantile_from_buckets(row["bounds"], row["merged"], 0.95)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idleness:
+    """GPUs that a container holds without using them: how many, for how long, and the highest SM share meanwhile."""
+
+    gpus: int
+    seconds: float
+    peak_ratio: float | None
+    since: datetime
+
+
+def _idle(
+    store: Store, where: Where, window: Window, found: dict[str, LiveContainer], limits: Thresholds
+) -> dict[str, Idleness]:
+    """Per container: how long all the GPUs it holds have been below the idle share, looking back a month."""
+    holders = [c for c in found.values() if any(gpu["held"] for gpu in c.gpus) and c.state == "running"]
+    quiet = [c for c in holders if c.sm_ratio is not None and c.sm_ratio < limits.idle_sm_ratio]
+    if not quiet:
+        return {}
+    month = Window(start=window.end - timedelta(days=30), end=window.end)
+    tier = resolution(Window(start=window.end - timedelta(days=1), end=window.end))  # minutes: since-times to a minute
+    asked = during(where.also("container_key IN {quiet:Array(String)}", quiet=[c.key for c in quiet]), month, tier)
+    rows = store.query(
+        f"""
+        SELECT container_key,
+            toUnixTimestamp(maxIf(at, sm_ratio_weighted / nullIf(sm_ratio_weight_seconds, 0) >= {{idle:Float64}}))
+                AS last_busy,
+            toUnixTimestamp(min(at)) AS first_seen
+        FROM {tier.table("container_gpu_samples")} WHERE {asked.sql} GROUP BY container_key
+        """,
+        {**asked.parameters, "idle": limits.idle_sm_ratio},
+    ).to_pylist()
+    found_idle: dict[str, Idleness] = {}
+    for row in rows:
+        since = moment(row["last_busy"]) or moment(row["first_seen"]) or window.end
+        gpus = sum(1 for gpu in found[row["container_key"]].gpus if gpu["held"])
+        seconds = (window.end - since).total_seconds()
+        found_idle[row["container_key"]] = Idleness(gpus=gpus, seconds=seconds, peak_ratio=None, since=since)
+    return _with_peaks(store, where, window, found_idle)
+
+
+def _with_peaks(store: Store, where: Where, window: Window, idle: dict[str, Idleness]) -> dict[str, Idleness]:
+    if not idle:
+        return idle
+    oldest = min(item.since for item in idle.values())
+    if (window.end - oldest).total_seconds() < 60:
+        return idle
+    tier = resolution(Window(start=window.end - timedelta(days=1), end=window.end))
+    span = Window(start=oldest, end=window.end)
+    asked = during(where.also("container_key IN {quiet:Array(String)}", quiet=list(idle)), span, tier)
+    rows = store.query(
+        f"""
+        SELECT container_key, maxIf(sm_ratio_max, at > fromUnixTimestamp(
+            transform(container_key, {{quiet:Array(String)}}, {{since:Array(Int64)}}, toInt64(0)))) AS peak
+        FROM {tier.table("container_gpu_samples")} WHERE {asked.sql} GROUP BY container_key
+        """,
+        {**asked.parameters, "since": [int(item.since.timestamp()) for item in idle.values()]},
+    ).to_pylist()
+    peaks = {row["container_key"]: row["peak"] for row in rows}
+    return {
+        key: Idleness(gpus=item.gpus, seconds=item.seconds, peak_ratio=peaks.get(key), since=item.since)
+        for key, item in idle.items()
+    }
+
+
+def _for_judging(container: LiveContainer, idle: Idleness | None) -> ContainerFacts:
+    memory_ratio = None
+    if container.memory_working_set_bytes is not None and container.memory_limit_bytes:
+        memory_ratio = container.memory_working_set_bytes / container.memory_limit_bytes
+    ttft = container.ttft
+    beyond = ttft is not None and ttft.state == "beyond"
+    exit_code = container.facts.get("exit_code")
+    interval = container.facts.get("sample_interval_seconds")
+    return ContainerFacts(
+        state=container.state,
+        health=container.health,
+        exit_code=exit_code if isinstance(exit_code, int) else None,
+        error=str(container.facts.get("error") or ""),
+        age_seconds=container.age_seconds,
+        interval_seconds=float(interval) if isinstance(interval, float | int) else 5.0,
+        restarts=container.restarts,
+        oom_kills=container.oom_kills,
+        memory_ratio=memory_ratio,
+        throttled_ratio=container.throttled_ratio,
+        error_ratio=container.error_ratio,
+        ttft_p95_seconds=None if ttft is None else ttft.lower if beyond else ttft.value,
+        ttft_at_least=beyond,
+        endpoint_up=container.endpoint_up,
+        idle_gpus=idle.gpus if idle else 0,
+        idle_seconds=idle.seconds if idle else None,
+        idle_peak_ratio=idle.peak_ratio if idle else None,
+    )
+
+
+_EVENT_OF_RULE = {"oom": ("oom",), "health": ("health_status",), "state": ("die", "pause")}
+
+
+def _since(
+    store: Store,
+    where: Where,
+    window: Window,
+    found: dict[str, LiveContainer],
+    idle: dict[str, Idleness],
+    limits: Thresholds,
+) -> None:
+    """Since when the worst thing holds, for those in trouble; None when it cannot be told."""
+    troubled = [c for c in found.values() if c.judgement.level >= Level.WARNING]
+    if not troubled:
+        return
+    asked = during(
+        where.also("container_key IN {troubled:Array(String)}", troubled=[c.key for c in troubled]),
+        Window(start=window.end - timedelta(days=7), end=window.end),
+    )
+    events = store.query(
+        f"""
+        SELECT container_key, kind, max(at) AS newest,
+            minIf(at, at > fromUnixTimestamp64Milli({{shown_start:Int64}}, 'UTC')) AS first_shown
+        FROM events WHERE {asked.sql} GROUP BY container_key, kind
+        """,
+        {**asked.parameters, "shown_start": epoch_ms(window.start)},
+    ).to_pylist()
+    newest = {(row["container_key"], row["kind"]): row for row in events}
+    levels = _since_levels(store, where, window, [c for c in troubled if c.judgement.rule == "memory"], limits)
+    for container in troubled:
+        rule = container.judgement.rule
+        if rule == "idle" and container.key in idle:
+            container.since = idle[container.key].since
+        elif rule == "memory":
+            container.since = levels.get(container.key)
+        elif rule == "restarts":
+            row = newest.get((container.key, "die"))
+            container.since = row["first_shown"] if row and row["first_shown"].year > 1970 else row and row["newest"]
+        elif rule == "state" and isinstance(finished := container.facts.get("finished_at"), datetime):
+            container.since = finished
+        else:
+            kinds = _EVENT_OF_RULE.get(rule, ())
+            rows = [newest[container.key, kind] for kind in kinds if (container.key, kind) in newest]
+            container.since = max((row["newest"] for row in rows), default=None)
+
+
+def _since_levels(
+    store: Store, where: Where, window: Window, high: list[LiveContainer], limits: Thresholds
+) -> dict[str, datetime]:
+    """Per container: the last minute of the past day in which its memory was below the limit's warning share."""
+    if not high:
+        return {}
+    tier = resolution(Window(start=window.end - timedelta(days=1), end=window.end))
+    asked = during(
+        where.also("container_key IN {high:Array(String)}", high=[c.key for c in high]),
+        Window(start=window.end - timedelta(days=1), end=window.end),
+        tier,
+    )
+    rows = store.query(
+        f"""
+        SELECT container_key,
+            toUnixTimestamp(maxIf(at, memory_working_set_bytes_max < {{share:Float64}} * memory_limit_bytes_max))
+                AS last_fine
+        FROM {tier.table("container_samples")} WHERE {asked.sql} GROUP BY container_key
+        """,
+        {**asked.parameters, "share": limits.memory_warning_ratio},
+    ).to_pylist()
+    return {
+        row["container_key"]: fine + timedelta(minutes=1)
+        for row in rows
+        if (fine := moment(row["last_fine"])) is not None
+    }

@@ -1,0 +1,214 @@
+"""What can we not see? Every source with its age, its last failure and the next step; the store; the hosts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pyarrow as pa
+
+from fleet.model import Scope, Window
+from queries.answer import Answer
+from queries.freshness import EVERYTHING, answer
+from queries.scoping import Where, during, last, of_tenants
+from store import Store
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+
+
+def source_status(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
+    """Every source and target at the window's end, those in trouble first.
+
+    Columns: source (docker, nvml, prometheus, synthetic), target, state (ok, partial, failed, absent, stale: silent
+    for three intervals), age_seconds (since the last poll that worked; None = never in the past day), at (last poll),
+    interval_seconds, took_seconds, rows, reason, error, next_step, detail, since (first poll of the present trouble),
+    coverage_hour and coverage_day (0-1; None = not expected then).
+    A limited scope sees one row per source with state and age only: targets name hosts of others.
+    """
+    day = during(Where("1"), last(window, DAY))
+    parameters = {**day.parameters, "end_ms": round(window.end.timestamp() * 1000)}
+    narrow = "" if host is None else " AND (target = {host:String} OR source IN ('prometheus', 'synthetic'))"
+    if host is not None:
+        parameters["host"] = host
+    visible = "0" if scope.tenants is not None and not scope.tenants else "1"
+    found = store.query(
+        f"""
+        SELECT source, target, argMax(state, at) AS last_state, max(at) AS newest,
+            toUnixTimestamp64Milli(max(at)) AS newest_ms,
+            toUnixTimestamp64Milli(maxIf(at, state != 'failed')) AS good_ms,
+            toUnixTimestamp64Milli(minIf(at, at > good_at)) AS bad_since_ms,
+            toUnixTimestamp64Milli(min(at)) AS first_ms,
+            argMax(interval_seconds, at) AS step, argMax(took_seconds, at) AS took, argMax(rows, at) AS row_count,
+            argMax(reason, at) AS last_reason, argMax(error, at) AS last_error, argMax(next_step, at) AS last_step,
+            argMax(detail, at) AS last_detail,
+            sumIf(toFloat64(interval_seconds), state != 'failed') AS good_day,
+            sumIf(toFloat64(interval_seconds), state != 'failed'
+                AND at > fromUnixTimestamp64Milli({{end_ms:Int64}} - 3600000, 'UTC')) AS good_hour
+        FROM source_runs
+        LEFT JOIN (
+            SELECT source AS s, target AS t, maxIf(at, state != 'failed') AS good_at
+            FROM source_runs WHERE {day.sql} GROUP BY s, t
+        ) AS good ON source = s AND target = t
+        WHERE {day.sql} AND {visible} {narrow} GROUP BY source, target ORDER BY source, target
+        """,
+        parameters,
+    ).to_pylist()
+    end_ms = parameters["end_ms"]
+    rows: list[dict[str, object]] = []
+    for row in found:
+        silent = (end_ms - row["newest_ms"]) / 1000 > max(15.0, 3.0 * row["step"])
+        state = "stale" if silent and row["last_state"] != "failed" else row["last_state"]
+        covered = {}
+        for name, seconds in (("hour", 3600.0), ("day", 86400.0)):
+            known = min(seconds, (end_ms - row["first_ms"]) / 1000 + row["step"])
+            covered[name] = min(1.0, row[f"good_{name}"] / known) if known > 0 else None
+        rows.append(
+            {
+                "source": row["source"], "target": row["target"], "state": state,
+                "age_seconds": max(0.0, (end_ms - row["good_ms"]) / 1000) if row["good_ms"] > 0 else None,
+                "at": row["newest"], "interval_seconds": row["step"], "took_seconds": row["took"],
+                "rows": row["row_count"], "reason": row["last_reason"], "error": row["last_error"],
+                "next_step": row["last_step"] or ("Is the collector process running?" if silent else ""),
+                "detail": row["last_detail"],
+                "since_ms": row["bad_since_ms"] if state == "failed" else row["newest_ms"] if silent else None,
+                "coverage_hour": covered["hour"], "coverage_day": covered["day"],
+            }
+        )  # fmt: skip
+    order = {"failed": 0, "stale": 1, "partial": 2, "ok": 3, "absent": 4}
+    rows.sort(key=lambda row: (order.get(str(row["state"]), 0), str(row["source"]), str(row["target"])))
+    if scope.tenants is not None:
+        rows = _freshness_only(rows)
+    schema = pa.schema(
+        [
+            ("source", pa.string()), ("target", pa.string()), ("state", pa.string()), ("age_seconds", pa.float64()),
+            ("at", pa.timestamp("ms", tz="UTC")), ("interval_seconds", pa.float64()), ("took_seconds", pa.float64()),
+            ("rows", pa.int64()), ("reason", pa.string()), ("error", pa.string()), ("next_step", pa.string()),
+            ("detail", pa.string()), ("since_ms", pa.int64()), ("coverage_hour", pa.float64()),
+            ("coverage_day", pa.float64()),
+        ]
+    )  # fmt: skip
+    table = pa.Table.from_pylist(rows, schema=schema)
+    since = table.column("since_ms").cast(pa.timestamp("ms", tz="UTC"))
+    table = table.drop_columns(["since_ms"]).append_column("since", since)
+    return answer(store, scope, window, table, EVERYTHING)
+
+
+def _freshness_only(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The worst row of each source with nothing that names or counts what belongs to others."""
+    kept: dict[object, dict[str, object]] = {}
+    for row in rows:  # already worst first
+        kept.setdefault(
+            row["source"],
+            {name: row[name] for name in ("source", "state", "age_seconds", "at", "interval_seconds", "since_ms")}
+            | {"target": "", "reason": "", "error": "", "next_step": "", "detail": ""},
+        )
+    return list(kept.values())
+
+
+def source_gaps(store: Store, scope: Scope, window: Window, *, host: str | None = None, limit: int = 200) -> Answer:
+    """Spans in which a source did not answer, newest first: source, target, start, end, seconds, reason, error.
+
+    `end` NULL: not over yet. For the fleet's own operators; a limited scope sees none.
+    """
+    where = during(Where("1") if scope.tenants is None else Where("0"), window)
+    if host is not None:
+        where = where.also("(target = {host:String} OR source IN ('prometheus', 'synthetic'))", host=host)
+    runs = store.query(
+        f"""
+        SELECT source, target, min(at) AS start, max(at) AS last_failed, any(reason) AS why, any(error) AS words,
+            any(step) AS step, max(again) AS answered
+        FROM (
+            SELECT source, target, at, reason, error, state, interval_seconds AS step,
+                sum(state != 'failed') OVER (PARTITION BY source, target ORDER BY at) AS run,
+                leadInFrame(at) OVER (PARTITION BY source, target ORDER BY at
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS again
+            FROM source_runs WHERE {where.sql}
+        ) WHERE state = 'failed' GROUP BY source, target, run ORDER BY start DESC LIMIT {int(limit)}
+        """,
+        where.parameters,
+    ).to_pylist()
+    kind = pa.timestamp("ms", tz="UTC")
+    rows = [
+        {
+            "source": run["source"], "target": run["target"], "start": run["start"],
+            "end": run["answered"] if run["answered"] > run["last_failed"] else None,
+            "seconds": ((run["answered"] if run["answered"] > run["last_failed"] else window.end)
+                        - run["start"]).total_seconds(),
+            "reason": run["why"], "error": run["words"],
+        }
+        for run in runs
+    ]  # fmt: skip
+    schema = pa.schema(
+        [("source", pa.string()), ("target", pa.string()), ("start", kind), ("end", kind), ("seconds", pa.float64()),
+         ("reason", pa.string()), ("error", pa.string())]
+    )  # fmt: skip
+    return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), EVERYTHING)
+
+
+_STORED = (
+    "container_samples", "gpu_samples", "container_gpu_samples", "inference_samples", "histograms", "source_runs",
+)  # fmt: skip
+
+
+def store_facts(store: Store, scope: Scope, window: Window) -> Answer:
+    """Per table of samples: table, rows, oldest, newest. For the fleet's own operators; a limited scope sees none."""
+    rows: list[dict[str, object]] = []
+    if scope.tenants is None:
+        union = " UNION ALL ".join(
+            f"SELECT '{name}' AS table_name, count() AS row_count, min(at) AS oldest, max(at) AS newest FROM {name}"
+            for name in _STORED
+        )
+        rows = [row for row in store.query(union).to_pylist()]
+        rows.sort(key=lambda row: _STORED.index(str(row["table_name"])))
+    kind = pa.timestamp("ms", tz="UTC")
+    table = pa.table(
+        {
+            "table": pa.array([r["table_name"] for r in rows], type=pa.string()),
+            "rows": pa.array([r["row_count"] for r in rows], type=pa.int64()),
+            "oldest": pa.array([r["oldest"] if r["row_count"] else None for r in rows], type=kind),
+            "newest": pa.array([r["newest"] if r["row_count"] else None for r in rows], type=kind),
+        }
+    )
+    return answer(store, scope, window, table, EVERYTHING)
+
+
+def host_facts(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
+    """Hosts on which the scope has containers: host, docker_version, os, kernel, cgroup_version, cgroup_driver,
+    cpu_count, memory_total_bytes, stats_path (cgroup or api), nvidia_driver, gpus, containers.
+    """
+    where = of_tenants(scope, host=host)
+    hosts = store.query(
+        f"""
+        SELECT host, docker_version, os, kernel, cgroup_version, cgroup_driver, cpu_count, memory_total_bytes,
+            stats_path, driver AS nvidia_driver, gpu_count AS gpus, container_count AS containers
+        FROM hosts FINAL
+        LEFT JOIN (SELECT host AS g_host, any(driver_version) AS driver, countIf(parent_uuid = '') AS gpu_count
+            FROM gpus FINAL GROUP BY g_host) AS g ON host = g_host
+        LEFT JOIN (SELECT host AS c_host, uniqExact(container_key) AS container_count
+            FROM containers FINAL WHERE {where.sql} AND removed = 0 GROUP BY c_host) AS c ON host = c_host
+        WHERE {"1" if scope.tenants is None else "container_count > 0"}
+            {"AND host = {scope_host:String}" if host is not None else ""}
+        ORDER BY host
+        """,
+        where.parameters,
+    )
+    if scope.tenants is not None:  # how many GPUs a shared host has is not a tenant's business
+        hosts = hosts.set_column(
+            hosts.schema.get_field_index("gpus"), "gpus", pa.nulls(hosts.num_rows, type=pa.int64())
+        )
+    return answer(store, scope, window, hosts, EVERYTHING)
+
+
+def choices(store: Store, scope: Scope, window: Window) -> Answer:
+    """What the filters offer: kind (tenant, host, image, state), value, containers; most containers first."""
+    where = of_tenants(scope).also("removed = 0")
+    union = " UNION ALL ".join(
+        f"SELECT '{kind}' AS kind, toString({kind}) AS value, container_key FROM containers FINAL WHERE {where.sql}"
+        for kind in ("tenant", "host", "image", "state")
+    )
+    rows = store.query(
+        f"SELECT kind, value, uniqExact(container_key) AS containers FROM ({union}) WHERE value != ''"
+        " GROUP BY kind, value ORDER BY kind, containers DESC, value LIMIT 5000",
+        where.parameters,
+    )
+    return answer(store, scope, window, rows, EVERYTHING)
