@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
@@ -11,6 +10,9 @@ import urllib3.exceptions
 
 from collectors.base import SourceError
 from fleet.redaction import inert, redact_text
+
+#: urllib3 counts a connection that could not be made among the timeouts, whatever the cause.
+_TIMEOUTS = (TimeoutError, requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)
 
 
 def shown_url(url: str) -> str:
@@ -64,17 +66,23 @@ def source_error(error: BaseException, url: str, seconds: float) -> SourceError:
             f"no permission to open {where}",
             "run the collector as root or in the docker group, or point it at a read-only socket proxy",
         )
-    if any(isinstance(cause, TimeoutError | requests.exceptions.Timeout | urllib3.exceptions.TimeoutError)
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return SourceError(
+            "unreachable",
+            f"nothing listens at {where}",
+            "start Docker there (systemctl status docker), or correct the url",
+        )
+    if any(isinstance(cause, _TIMEOUTS) and not isinstance(cause, urllib3.exceptions.NewConnectionError)
            for cause in causes):  # fmt: skip
         return timeout_error(url, seconds)
     if any(isinstance(cause, FileNotFoundError) for cause in causes):
         return SourceError(
             "unreachable", f"there is no {where}", "start Docker, or set docker.url to where its socket is"
         )
-    if any(isinstance(cause, json.JSONDecodeError | UnicodeDecodeError) for cause in causes):
+    if any(isinstance(cause, ValueError) for cause in causes):
         return SourceError(
             "malformed",
-            f"{where} answered something that is not JSON",
+            f"{where} answered something else than the daemon's JSON",
             "check that a Docker daemon answers at that address (docker -H <url> version)",
         )
     return SourceError(

@@ -194,13 +194,14 @@ class DockerInventory:
         return rows
 
     def _hear(self, message: DockerMessage, *, first: bool) -> None:
+        if message.at_nanoseconds <= self._baseline_nanoseconds:
+            return  # history: whatever it did, the first inspection came after it
         if message.action not in _NO_LOOK:
             self._dirty.add(message.container_id)
-        if message.at_nanoseconds > self._baseline_nanoseconds:
-            life = self._lives.get(message.container_id)
-            if life is None:
-                life = self._lives[message.container_id] = Life(born_here=not first or message.action == "create")
-            life.hear(message.action)
+        life = self._lives.get(message.container_id)
+        if life is None:
+            life = self._lives[message.container_id] = Life(born_here=not first or message.action == "create")
+        life.hear(message.action)
 
     def _image_change(self, row: Container) -> Event | None:
         before = self._images.get(row.container_key)

@@ -19,8 +19,10 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from socket import AF_UNIX, socket
+from threading import Lock
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
+from zlib import crc32
 
 import docker
 import docker.errors
@@ -46,6 +48,7 @@ from collectors.docker_host import host_addresses, host_row
 from collectors.docker_inventory import REPEAT_SECONDS, DockerInventory
 from collectors.docker_reading import StatisticsReader
 from collectors.docker_statistics import Sampler, lifetime_of
+from collectors.ssh_bridge import SshBridge
 from fleet.inventory import HostInventory, Inventory
 from fleet.model import ContainerSample, Event, Gap, Host, Reason, Row
 from fleet.settings_table import DockerDaemon
@@ -75,6 +78,8 @@ class DockerApi:
         self._daemon = daemon
         self._monotonic = monotonic
         self._client: docker.APIClient | None = None
+        self._bridge: SshBridge | None = None
+        self._connecting = Lock()
         self._calls = BoundedCalls(f"docker-{daemon.name}", monotonic)
         scheme = urlsplit(daemon.url).scheme
         tls_files = (daemon.tls_ca_file, daemon.tls_cert_file, daemon.tls_key_file)
@@ -94,8 +99,12 @@ class DockerApi:
 
     def containers(self, deadline: float) -> list[Listed]:
         """`docker ps --all`. Raises SourceError."""
-        entries = self.call(lambda client: _sequence(client.containers(all=True)), deadline)
-        return [entry for raw in entries if (entry := listed(_mapping(raw))) is not None]
+
+        def entries(client: docker.APIClient) -> list[Listed]:
+            found = (listed(_mapping(raw)) for raw in _sequence(client.containers(all=True)))
+            return [entry for entry in found if entry is not None]
+
+        return self.call(entries, deadline)
 
     def inspections(self, ids: Iterable[str], deadline: float) -> dict[str, Mapping[str, object] | SourceError]:
         """`docker inspect` of containers."""
@@ -115,7 +124,9 @@ class DockerApi:
         self, jobs: Mapping[str, Callable[[docker.APIClient], T]], deadline: float, *, workers: int
     ) -> dict[str, T | SourceError]:
         """Answers of many calls at once; each its own error. What is not answered by the deadline is a timeout."""
-        bounded = {key: partial(self._outcome, function, deadline) for key, function in jobs.items()}
+        bounded = {
+            key: partial(self._outcome, function, deadline, probe=workers == 1) for key, function in jobs.items()
+        }
         answered = self._calls.each(bounded, deadline, workers=workers)
         late = timeout_error(self._daemon.url, self._daemon.timeout_seconds)
         answers = {key: answered.get(key, late) for key in jobs}
@@ -154,16 +165,23 @@ class DockerApi:
         if client is not None:
             client.close()
 
-    close = drop
+    def close(self) -> None:
+        """Close every connection."""
+        self.drop()
+        if self._bridge is not None:
+            self._bridge.close()
 
-    def _outcome(self, function: Callable[[docker.APIClient], T], deadline: float) -> T | SourceError:
+    def _outcome(self, function: Callable[[docker.APIClient], T], deadline: float, *, probe: bool) -> T | SourceError:
         remaining = deadline - self._monotonic()
         if remaining <= 0:
             return timeout_error(self._daemon.url, self._daemon.timeout_seconds)
         try:
-            client = self._client
-            if client is None:
-                client = self._client = self._connect(remaining)
+            with self._connecting:
+                client = self._client
+                if client is None:
+                    client = self._client = self._connect(remaining)
+                elif probe:
+                    _probe(self._daemon.url, remaining)
             client.timeout = max(deadline - self._monotonic(), 0.001)  # pyright: ignore[reportAttributeAccessIssue]
             return function(client)
         except SourceError as error:
@@ -176,12 +194,10 @@ class DockerApi:
     def _connect(self, timeout_seconds: float) -> docker.APIClient:
         url = self._daemon.url
         try:
-            parts = urlsplit(url)
-            if parts.scheme == "unix":
-                # By hand first: the SDK loses its socket, and the reason, when a connection is refused.
-                with closing(socket(AF_UNIX)) as probe:
-                    probe.settimeout(timeout_seconds)
-                    probe.connect(parts.path)
+            if urlsplit(url).scheme == "ssh":
+                self._bridge = self._bridge or SshBridge(url)
+                url = self._bridge.url
+            _probe(url, timeout_seconds)
             tls = False
             if self._tls_files is not None:
                 ca, certificate, key = self._tls_files
@@ -192,11 +208,14 @@ class DockerApi:
                 version="auto",
                 timeout=timeout_seconds,  # pyright: ignore[reportArgumentType]
                 tls=tls,
-                use_ssh_client=parts.scheme == "ssh",
                 max_pool_size=STATISTICS_READERS,
             )
         except FOREIGN_ERRORS as error:
-            raise source_error(error, url, self._daemon.timeout_seconds) from error
+            failed = source_error(error, self._daemon.url, self._daemon.timeout_seconds)
+            if self._bridge is not None and self._bridge.last_error and failed.reason == "unreachable":
+                step = f"try it by hand: ssh {urlsplit(self._daemon.url).hostname} docker version"
+                failed = SourceError("unreachable", f"ssh: {self._bridge.last_error}", step)
+            raise failed from error
         client.trust_env = False  # no proxy and no .netrc from the environment between us and a daemon
         return client
 
@@ -227,12 +246,16 @@ class DockerSource:
         )
         self._sampler = Sampler(daemon.interval_seconds)
         self._events = EventListener(
-            self._api.events, name=self._host, foreign_errors=(SourceError, *FOREIGN_ERRORS), seed=hash(self._host)
+            self._api.events,
+            name=self._host,
+            foreign_errors=(SourceError, *FOREIGN_ERRORS),
+            seed=crc32(self._host.encode()),
         )
         self._info: Mapping[str, object] = {}
         self._version: Mapping[str, object] = {}
         self._info_at: float | None = None
         self._pending: list[DockerMessage] = []
+        self._missed = False
         self._images: dict[str, ImageFacts] = {}
         self._reader = StatisticsReader(self._daemon, self._api.statistics)
         self._stored_host: Host | None = None
@@ -267,13 +290,13 @@ class DockerSource:
         self._learn_host(now, deadline)
         messages, missed = self._events.drain()
         self._pending += messages
-        if not self._events.listening and now - self._looked_at_all >= _BLIND_SECONDS:
-            missed = True
+        self._missed |= missed or (not self._events.listening and now - self._looked_at_all >= _BLIND_SECONDS)
         listing = self._api.containers(deadline)
         # From here on nothing raises, so what was heard and seen is told exactly once.
-        if missed:
+        if self._missed:
             self._looked_at_all = now
-        waiting = self._containers.observe(listing, self._pending, missed=missed, now=now)
+        waiting = self._containers.observe(listing, self._pending, missed=self._missed, now=now)
+        self._missed = False
         events, gaps = self._inspect(waiting, at, deadline)
         samples = self._sample(at, now, deadline, gaps)
         events += [
@@ -305,6 +328,7 @@ class DockerSource:
             self._events.wait_listening(min(1.0, max(deadline - self._monotonic(), 0.0)))
         self._info_at = now
         self._addresses = frozenset()
+        self._images.clear()  # a push gives an old image a digest
 
     def _inspect(self, waiting: Sequence[str], at: datetime, deadline: float) -> tuple[list[Event], list[Gap]]:
         events: list[Event] = []
@@ -321,17 +345,22 @@ class DockerSource:
                 gaps.append(Gap(subject=key[:12], reason=reason, detail=f"not inspected: {answer.detail}"))
                 continue
             image = self._images.get(str(answer.get("Image", "")), ImageFacts())
-            facts = facts_from_inspect(answer, host=self._host, tenancy=self._tenancy, image=image, seen_at=at)
+            try:
+                facts = facts_from_inspect(answer, host=self._host, tenancy=self._tenancy, image=image, seen_at=at)
+            except ValueError as error:
+                gaps.append(Gap(subject=key[:12], reason="malformed", detail=f"not inspected: {error}"))
+                continue
             event = self._containers.inspected(key, facts, place_from_inspect(answer))
             if event is not None:
                 events.append(event)
         return events, gaps
 
     def _learn_images(self, inspections: Sequence[Mapping[str, object]], deadline: float) -> None:
-        wanted = {
-            str(inspection.get("Image", "")): str(_mapping(inspection.get("Config")).get("Image", ""))
-            for inspection in inspections
-        }
+        wanted: dict[str, str] = {}
+        for inspection in inspections:
+            config = inspection.get("Config")
+            reference = config.get("Image") if isinstance(config, Mapping) else ""
+            wanted[str(inspection.get("Image", ""))] = str(reference or "")
         new = {image: reference for image, reference in wanted.items() if image and image not in self._images}
         answers = self._api.image_inspections(new, deadline)
         for image, answer in answers.items():
@@ -390,6 +419,15 @@ class DockerSource:
         )
 
 
+def _probe(url: str, timeout_seconds: float) -> None:
+    """Connect to a unix socket by hand first: the SDK loses its socket, and the reason, when that is refused."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        with closing(socket(AF_UNIX)) as probe:
+            probe.settimeout(timeout_seconds)
+            probe.connect(parts.path)
+
+
 def _inspect_container(container_id: str, client: docker.APIClient) -> Mapping[str, object]:
     return _mapping(client.inspect_container(container_id))
 
@@ -412,4 +450,7 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _sequence(value: object) -> Sequence[object]:
-    return cast("Sequence[object]", value) if isinstance(value, list) else ()
+    """The value if it is a JSON array. Raises ValueError."""
+    if not isinstance(value, list):
+        raise ValueError(f"a JSON array was expected, not {type(value).__name__}")  # noqa: TRY004
+    return cast("Sequence[object]", value)
