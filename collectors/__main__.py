@@ -105,6 +105,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    # Its retries are the source's business; a server that is away would fill the log with them.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     if options.command == "once":
         return _once(options, settings)
     if options.command == "doctor":
