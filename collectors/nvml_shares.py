@@ -30,6 +30,7 @@ from fleet.inventory import ContainerFacts, HostInventory
 from fleet.model import ContainerGpuSample, Gap
 
 NO_LIST = "the containers of this host have not been listed yet"
+_STALE_SECONDS = 120
 _ON_PARENT = "MIG: SM share is not measured for processes, power only for the whole board"
 _IN_MIG = "MIG: the driver does not tell SM shares of processes"
 _ALONE_IN_MIG = "SM activity of the MIG instance, whose only user this is"
@@ -87,9 +88,14 @@ class GpuShares:
         pids = {process.pid for reading in readings for process in reading.processes or ()} - IMPOSSIBLE_PIDS
         places = self._places.places(pids, running.keys())
         problem = self._problem(inventories, running, at)
+        age = max(((at - one.at).total_seconds() for one in inventories), default=0.0)
+        stale = f"the container list is {age:.0f} s old" if age > _STALE_SECONDS else ""
         found: list[ContainerGpuSample] = []
         for device in self._devices(readings, driver_version, at):
-            parts = _split(device, holders[device.uuid], places, problem)
+            *parts, rest = _split(device, holders[device.uuid], places, problem)
+            if stale:  # containers started since then are in no list and end up in the rest
+                rest = replace(rest, attribution="unknown", reason="; ".join(filter(None, (stale, rest.reason))))
+            parts.append(rest)
             found += [self._row(share, device, running.get(share.container_id), at) for share in parts]
         return tuple(found), gaps
 
@@ -279,7 +285,8 @@ def _split(device: _Device, held: Collection[str], places: Mapping[int, Place], 
     *parts, rest = shares(device.use, uses, held, sm_reason=device.sm_reason)
     if alone:
         parts = [replace(part, reason=_ALONE_IN_MIG) if part.container_id in users else part for part in parts]
-    if unreadable := sum(place.kind == "unknown" for _, place in located):
-        words = f"{unreadable} processes may not be looked at and are counted here"
-        rest = replace(rest, attribution="estimated", reason=words)
+    elsewhere = Counter(place.words for _, place in located if place.kind != "container")
+    words = "; ".join([rest.reason, *(f"{count} x {name}" for name, count in sorted(elsewhere.items()))]).strip("; ")
+    unreadable = any(place.kind == "unknown" for _, place in located)
+    rest = replace(rest, reason=words, attribution="estimated" if unreadable else rest.attribution)
     return (*parts, rest)

@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from collectors.base import Reading, SourceError
-from collectors.nvml_messages import DeviceReading, End, Request, decode_request, encode
+from collectors.idle_file import load_idle, save_idle
+from collectors.nvml_messages import DeviceReading, End, Metrics, Request, decode_request, encode
 from collectors.nvml_process import ChildGoneError, NvmlProcess, Sweep, TooManyLostError
 from collectors.nvml_rows import DRIVER_UNAVAILABLE, DRIVER_UNRESPONSIVE, LOST, OK, STATES, GpuRows, driver_event
 from collectors.nvml_shares import GpuShares
@@ -78,12 +79,13 @@ class NvmlSource:
         self._monotonic = monotonic
         self._idle = idle or IdlePower()
         self._idle_file = idle_file
-        self._load_idle()
+        load_idle(self._idle, idle_file)
         self._gpus = GpuRows(host, settings.interval_seconds)
         places = ProcessPlaces(Path(settings.proc_root))
         self._shares = GpuShares(host, places, self._idle, max(settings.interval_seconds, 5.0))
         self._driver_version = ""
         self._processes_at: datetime | None = None
+        self._process_lists = 0
         self._health_at: datetime | None = None
         self._absent_until = 0.0
         self._absent = Reading()
@@ -135,24 +137,26 @@ class NvmlSource:
         if sweep.end is None:
             return self._after_hang(sweep, due, now, at)
         self._blocked = 0
-        if sweep.end.code:
-            return self._without_driver(sweep.end, now, at)
+        if code := sweep.end.code or _broken(sweep.devices):
+            return self._without_driver(code, sweep.end.doing or "reading the GPUs", now, at)
         if not sweep.devices and not sweep.end.missing and not due.skip and not self._gpus.identities():
             return self._set_absent(_NO_GPU, now)
         return self._unless_all_hang(self._reading(sweep, due, at))
 
     def close(self) -> None:
         """End the child, which releases the driver; a child that hangs is left behind."""
-        self._save_idle()
+        save_idle(self._idle, self._idle_file)
         self._process.stop()
 
     # --- what to ask -------------------------------------------------------------------------------------------
 
     def _due(self, at: datetime, now: float) -> Request:
-        processes = _elapsed(self._processes_at, at, _PROCESSES_PERIOD)
+        # SM shares need two readings: the second may come at once, so that a single look has them.
+        processes = self._process_lists < 2 or _elapsed(self._processes_at, at, _PROCESSES_PERIOD)
         health = _elapsed(self._health_at, at, _HEALTH_PERIOD)
         if processes:
             self._processes_at = at
+            self._process_lists += 1
         if health:
             self._health_at = at
         skip = tuple(uuid for uuid, (until, _) in self._hung.items() if now < until)
@@ -205,7 +209,7 @@ class NvmlSource:
             rows += shares
             gaps += unresolved
         rows += self._gpus.facts(self._driver_version, at)
-        self._save_idle()
+        save_idle(self._idle, self._idle_file)
         step = _HUNG_NEXT_STEP if not_read or due.skip else _next_step(gaps)
         return Reading(rows=tuple(rows), gaps=tuple(gaps), detail=self._summary(), next_step=step)
 
@@ -266,16 +270,16 @@ class NvmlSource:
     def _hung_words(self) -> tuple[str, str]:
         return f"driver did not answer for {self._settings.call_timeout_seconds:g} s", _HUNG_NEXT_STEP
 
-    def _without_driver(self, end: End, now: float, at: datetime) -> Reading:
+    def _without_driver(self, code: int, doing: str, now: float, at: datetime) -> Reading:
         """The driver or library as a whole refused."""
-        words = nvml_error(end.code)
-        if end.code in _RESTART_CODES:
-            logger.warning("nvml: %s while %s; restarting the child process", words.words, end.doing)
+        words = nvml_error(code)
+        if code in _RESTART_CODES:
+            logger.warning("nvml: %s while %s; restarting the child process", words.words, doing)
             self._process.restart()
         if words.absent and self._settings.enabled != "on" and not self._gpus.identities():
-            return self._set_absent(end.code, now)
-        restarted = "; the process that reads the GPUs was restarted" if end.code in _RESTART_CODES else ""
-        detail = f"{words.words} (NVML code {end.code} while {end.doing}){restarted}"
+            return self._set_absent(code, now)
+        restarted = "; the process that reads the GPUs was restarted" if code in _RESTART_CODES else ""
+        detail = f"{words.words} (NVML code {code} while {doing}){restarted}"
         rows: list[Row] = []
         for one in self._gpus.identities():
             rows += self._silent(one.uuid, DRIVER_UNAVAILABLE, detail, words.next_step, at)
@@ -291,37 +295,23 @@ class NvmlSource:
         self._absent = Reading(absent=True, detail=words.words, next_step=words.next_step)
         return self._absent
 
-    # --- words and files -------------------------------------------------------------------------------------------
-
     def _summary(self) -> str:
         known = self._gpus.identities()
         whole = sum(not one.parent_uuid for one in known)
         mig = f", {len(known) - whole} MIG devices" if len(known) > whole else ""
         return f"{whole} GPUs{mig}, driver {self._driver_version or 'unknown'}"
 
-    def _load_idle(self) -> None:
-        if self._idle_file is None or not self._idle_file.exists():
-            return
-        try:
-            self._idle.load(self._idle_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            logger.warning("%s: not used (%s); idle power is learned anew", self._idle_file, error)
-
-    def _save_idle(self) -> None:
-        if self._idle_file is None or not self._idle.changed:
-            return
-        try:
-            new = self._idle_file.with_suffix(".new")
-            new.write_text(self._idle.dump(), encoding="utf-8")
-            new.replace(self._idle_file)
-        except OSError as error:
-            logger.warning("%s: cannot be written (%s); idle power will be learned anew", self._idle_file, error)
-
 
 def _state(reading: DeviceReading) -> str:
     """The device's state: lost, when the driver said so to any question."""
     found = [STATES[code] for code in reading.errors.values() if code in STATES]
     return LOST if LOST in found else found[0] if found else OK
+
+
+def _broken(readings: Sequence[DeviceReading]) -> int:
+    """The code with which the library as a whole is broken: every device answers nothing but it; else 0."""
+    codes = {code for reading in readings for code in reading.errors.values()} & _RESTART_CODES
+    return min(codes) if codes and all(reading.metrics == Metrics() for reading in readings) else 0
 
 
 def _words(state: str) -> tuple[str, str]:

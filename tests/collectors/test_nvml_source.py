@@ -140,6 +140,22 @@ def test_a_mismatch_of_driver_and_library_restarts_the_child_and_says_so(make_ho
     assert [row.driver_version for row in rows if isinstance(row, Gpu)] == ["600.10"]
 
 
+def test_a_library_that_breaks_while_running_is_loaded_anew(make_host):
+    broken = dict.fromkeys(
+        ["busy", "memory", "fields", "power", "power_limit", "energy", "temperature", "clock_1", "clock_2", "reasons"],
+        "!999",
+    )
+    host = make_host(gpu(0, A))
+    host.poll()
+    first = host.process._child.pid
+    host.stub.write(gpu(0, A, **broken))
+    with pytest.raises(SourceError, match=r"device nodes|/dev/nvidia"):
+        host.poll()
+    host.stub.write(gpu(0, A))
+    assert gpus(host.poll().rows)[A].state == "ok"
+    assert host.process._child.pid != first
+
+
 # --- hangs and losses ------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +312,7 @@ def test_two_containers_and_the_host_share_one_gpu(make_host):
     assert (b.held, b.memory_bytes, b.sm_ratio) == (False, 200, 0.25)
     assert (rest.held, rest.memory_bytes, rest.tenant, rest.container_id) == (False, 400, "", "")
     assert rest.sm_ratio == pytest.approx(0.15)
+    assert rest.attribution_reason == "1 x host process"
     # 300 W above idle, 0.5 and 0.25 of 0.9 busy; 1850 J - 350 J idle by the same shares.
     assert a.power_watts == pytest.approx(300 * 5 / 9)
     assert a.power_watts + b.power_watts + rest.power_watts == pytest.approx(370)
@@ -423,6 +440,18 @@ def test_before_docker_has_answered_nothing_is_attributed(make_host):
     row = parts(host.poll().rows)["", A]
     assert (row.attribution, row.memory_bytes) == ("unknown", None)
     assert "not been listed" in row.attribution_reason
+
+
+def test_an_old_container_list_takes_the_certainty_from_the_rest(make_host):
+    host = make_host(gpu(0, A, proc=["11 400", "22 100"], memory="1000 0 600"))
+    host.publish(facts("a", 11, ALL))
+    host.run(22, f"/docker/{container_id('b')}")
+    host.poll(300)
+    found = parts(host.poll().rows)
+    assert found["a", A].attribution == "measured"
+    assert (found["", A].memory_bytes, found["", A].attribution) == (200, "unknown")
+    assert "305 s old" in found["", A].attribution_reason
+    assert "Docker container of another daemon" in found["", A].attribution_reason
 
 
 def test_a_requested_gpu_that_is_not_here_is_a_gap(make_host):
