@@ -11,7 +11,7 @@ import logging
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -318,7 +318,7 @@ def _engine_error(dsn: Dsn, text: str) -> StoreError:
 
 
 @contextlib.contextmanager
-def _mapped(dsn: Dsn) -> Iterator[None]:
+def _mapped(dsn: Dsn) -> Generator[None]:
     """Turn the client library's exceptions into ours, once."""
     where = f"store {dsn.path}" if dsn.path is not None else f"store {dsn.host}:{dsn.port}"
     try:
