@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from collectors.synthetic.layout import ENDPOINTS, GPUS_PER_HOST, HOSTS, MEMBERS, MIB, GpuModel
 from collectors.synthetic.load import Load, day_cycle
 from collectors.synthetic.noise import Floats, Noise
-from collectors.synthetic.story import HOT_GPU, NOISY, STRAY_GPU, TRAINER, XID_GPU, Story
+from collectors.synthetic.story import HOT_GPU, NOISY, STRAY_GPU, TRAINER, XID_GPU, XID_NUMBER, Story
 
 Whole = NDArray[np.int64]
 HOST_INDEX = {host: index for index, (host, _) in enumerate(HOSTS)}
@@ -106,7 +106,9 @@ class DeviceModel:
         xid = np.zeros_like(memory := held_memory @ onto.astype(np.int64) + stray_memory)
         hit = gpu_number(XID_GPU)
         broken[:, hit] = seconds >= self._story.xid_at
-        xid[:, hit] = np.where((seconds >= self._story.xid_at) & (seconds - interval < self._story.xid_at), 94, 0)
+        xid[:, hit] = np.where(
+            (seconds >= self._story.xid_at) & (seconds - interval < self._story.xid_at), XID_NUMBER, 0
+        )
         return Devices(
             held_present=present, held_memory=held_memory, held_sm=held_sm, held_watts=held_watts,
             stray_memory=stray_memory, stray_sm=stray_sm, stray_watts=stray_watts, busy=busy,

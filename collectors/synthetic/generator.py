@@ -129,11 +129,13 @@ class SyntheticFleet:
                 oom,
                 up,
             ) in zip(instants, seconds.tolist(), self._ids(index, seconds), *columns, strict=True):
+                if not up and index == NOISY:
+                    continue  # a container that has ended has no sample, as from the Docker source
                 if not up:
                     yield ContainerSample(
                         at=at, host=host, tenant=tenant, container_key=key, container_id=identity,
                         interval_seconds=interval, cpu_limit_cores=cores, memory_limit_bytes=limit, restarts=again,
-                        oom_kills=oom, state="exited" if index == NOISY else "restarting",
+                        oom_kills=oom, state="restarting", unknown_reason="restarting: between two runs",
                     )  # fmt: skip
                     continue
                 sick = index == UNHEALTHY and moment >= self.story.unhealthy_from

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors.synthetic.layout import MEMBERS, Identities, Member, member_index
+from collectors.synthetic.layout import MEMBERS, Identities, member_index
 from collectors.synthetic.noise import Floats
+from fleet.gpu_words import xid
 from fleet.model import Event, Severity
 
 Flags = NDArray[np.bool_]
@@ -31,6 +32,7 @@ UNHEALTHY = member_index("gpu-c01:hooli-voice/api/1")
 TRAINER = member_index("gpu-b01:umbrella-train/finetune/1")
 HOT_GPU = ("gpu-c01", 1)
 XID_GPU = ("gpu-b01", 2)
+XID_NUMBER = 94
 STRAY_GPU = ("gpu-b01", 3)  # a host process outside any container uses a little of it
 
 LEAK_PERIOD = 9.5 * HOUR
@@ -130,94 +132,82 @@ class Story:
         last = int(np.ceil((end - self.leak_born) / LEAK_PERIOD))
         for cycle in range(max(first, 1), last):
             at = self.leak_born + cycle * LEAK_PERIOD
-            teller.tell(at, LEAK, "oom", "critical", "Killed by the kernel: memory limit of 8 GiB reached")
-            teller.tell(at + 0.2, LEAK, "die", "critical", "Stopped with exit code 137", exit_code="137")
-            teller.tell(at + 1.4, LEAK, "start", "info", "Started again by its restart policy")
+            teller.tell(at, LEAK, "oom", "critical", "{} ran out of memory; the kernel killed a process in it")
+            teller.tell(at + 0.2, LEAK, "die", "warning", "{} ended with exit code 137", exit_code="137")
+            teller.tell(at + 1.4, LEAK, "start", "info", "{} was started")
         first, last = (max(0, int(np.ceil((edge - self.crash_from) / CRASH_PERIOD))) for edge in (start - 300, end))
         for cycle in range(first, last):
             at = self.crash_from + cycle * CRASH_PERIOD
             if cycle:
-                teller.tell(at, CRASHER, "start", "info", "Started again by its restart policy")
-            teller.tell(at + CRASH_UP, CRASHER, "die", "warning", "Stopped with exit code 1", exit_code="1")
+                teller.tell(at, CRASHER, "start", "info", "{} was started")
+            teller.tell(at + CRASH_UP, CRASHER, "die", "warning", "{} ended with exit code 1", exit_code="1")
         first = int(np.floor((start - self.origin + 1500.0) / NOISY_PERIOD))
         for cycle in range(first, int(np.ceil((end - self.origin + 1500.0) / NOISY_PERIOD))):
             at = self.origin - 1500.0 + cycle * NOISY_PERIOD
-            teller.tell(at, NOISY, "start", "info", "Started")
-            teller.tell(at + NOISY_LENGTH, NOISY, "die", "info", "Stopped with exit code 0", exit_code="0")
+            teller.tell(at, NOISY, "start", "info", "{} was started")
+            teller.tell(at + NOISY_LENGTH, NOISY, "die", "info", "{} ended with exit code 0", exit_code="0")
         self._single_events(teller, uuids)
         return sorted(teller.events, key=lambda event: (event.at, event.event_id))
 
     def _single_events(self, teller: _Teller, uuids: dict[tuple[str, int], str]) -> None:
-        old_id = teller.identities.container_id(MEMBERS[DEPLOYED].key)
+        old_id, image = teller.identities.container_id(MEMBERS[DEPLOYED].key), MEMBERS[DEPLOYED].image
         teller.tell(
-            self.deploy_at, DEPLOYED, "die", "info", "Stopped with exit code 0", container_id=old_id, exit_code="0"
+            self.deploy_at, DEPLOYED, "die", "info", "{} ended with exit code 0", container_id=old_id, exit_code="0"
         )
-        teller.tell(
-            self.deploy_at + 4.0, DEPLOYED, "image_change", "info",
-            f"Recreated from {MEMBERS[DEPLOYED].image} (was {OLD_IMAGE})",
-            image=MEMBERS[DEPLOYED].image, previous_image=OLD_IMAGE,
+        was = f"image {OLD_IMAGE} was replaced by {image}"
+        teller.tell(self.deploy_at + 4.0, DEPLOYED, "image_change", "info", "{} now runs " + image, was, image=image)
+        teller.tell(self.deploy_at + 5.0, DEPLOYED, "start", "info", "{} was started")
+        sick = "{} is unhealthy"
+        teller.tell(self.unhealthy_from, UNHEALTHY, "health_status", "warning", sick, "unhealthy")
+        teller.tell(self.xid_at + 2.0, TRAINER, "die", "warning", "{} ended with exit code 1", exit_code="1")
+        teller.tell(self.xid_at + 720.0, TRAINER, "start", "info", "{} was started")
+        words = xid(XID_NUMBER)
+        teller.add(
+            at=self.xid_at, source="nvml", kind="xid", severity=words.severity,
+            title=f"XID {XID_NUMBER}: {words.words}", detail=words.next_step, host=XID_GPU[0], gpu_uuid=uuids[XID_GPU], attributes={"xid": str(XID_NUMBER)},
         )  # fmt: skip
-        teller.tell(self.deploy_at + 5.0, DEPLOYED, "start", "info", "Started")
-        teller.tell(
-            self.unhealthy_from,
-            UNHEALTHY,
-            "health_status",
-            "warning",
-            "Health check failed 3 times: unhealthy",
-            health="unhealthy",
-        )
-        teller.tell(
-            self.xid_at,
-            TRAINER,
-            "xid",
-            "critical",
-            "XID 94: contained uncorrectable memory error",
-            gpu_uuid=uuids[XID_GPU],
-            xid="94",
-        )
-        teller.tell(self.xid_at + 2.0, TRAINER, "die", "critical", "Stopped with exit code 1", exit_code="1")
-        teller.tell(self.xid_at + 720.0, TRAINER, "start", "info", "Started")
         start, end = self.gap
-        teller.tell(
-            start, None, "gap", "warning", "Prometheus did not answer (connection refused)", target="prometheus-main"
-        )
-        teller.tell(end, None, "gap_end", "info", "Prometheus answers again", target="prometheus-main")
+        silent = "prometheus prometheus-main cannot be read (unreachable)"
+        back = "prometheus prometheus-main is read again after 3600 s"
+        where = {"target": "prometheus-main"}
+        teller.add(at=start, source="prometheus", kind="gap", severity="warning", title=silent, attributes=where)
+        teller.add(at=end, source="prometheus", kind="recovered", severity="info", title=back, attributes=where)
 
 
 class _Teller:
-    """Collects the events that lie inside one span."""
+    """Collects the events that lie inside one span, in the words of the real sources."""
 
     def __init__(self, start: float, end: float, identities: Identities) -> None:
         self.start, self.end, self.identities = start, end, identities
         self.events: list[Event] = []
 
-    def tell(
-        self, at: float, index: int | None, kind: str, severity: Severity, title: str, *,
-        container_id: str = "", gpu_uuid: str = "", **attributes: str,
+    def add(
+        self, *, at: float, source: str, kind: str, severity: Severity, title: str, attributes: dict[str, str],
+        detail: str = "", host: str = "", tenant: str = "", container_key: str = "", container_id: str = "",
+        gpu_uuid: str = "",
     ) -> None:  # fmt: skip
-        if not self.start <= at < self.end:
-            return
-        member: Member | None = None if index is None else MEMBERS[index]
-        source = {"xid": "nvml", "gap": "prometheus", "gap_end": "prometheus"}.get(kind, "docker")
-        self.events.append(
-            Event(
-                at=datetime.fromtimestamp(round(at, 3), UTC),
-                event_id=self.identities.digest("event", kind, "" if member is None else member.key, round(at * 1000))[
-                    :32
-                ],
-                host="" if member is None else member.host,
-                tenant="" if member is None else member.tenant,
-                container_key="" if member is None else member.key,
-                container_id="" if member is None else container_id or self.current_id(member, index, at),
-                gpu_uuid=gpu_uuid,
-                source=source,
-                kind=kind,
-                severity=severity,
-                title=title,
-                attributes={**attributes, "synthetic": "true"},
-            )
-        )
+        """An event of any source."""
+        if self.start <= at < self.end:
+            identity = self.identities.digest("event", kind, container_key, gpu_uuid, round(at * 1000))
+            self.events.append(
+                Event(
+                    at=datetime.fromtimestamp(round(at, 3), UTC), event_id=f"synthetic:{identity[:32]}", host=host,
+                    tenant=tenant, container_key=container_key, container_id=container_id, gpu_uuid=gpu_uuid,
+                    source=source, kind=kind, severity=severity, title=title, detail=detail,
+                    attributes={**attributes, "synthetic": "true"},
+                )
+            )  # fmt: skip
 
-    def current_id(self, member: Member, index: int | None, at: float) -> str:
-        # Only the deployed replica ever changes its id, and its events pass the old one themselves.
-        return self.identities.container_id(member.key, 1 if index == DEPLOYED else 0)
+    def tell(
+        self, at: float, index: int, kind: str, severity: Severity, title: str, detail: str = "", *,
+        container_id: str = "", **attributes: str,
+    ) -> None:  # fmt: skip
+        """An event of one container; `{}` in the title is its name."""
+        member = MEMBERS[index]
+        # Only the deployed replica ever changes its id; the event of its old life passes the old one itself.
+        identity = container_id or self.identities.container_id(member.key, 1 if index == DEPLOYED else 0)
+        self.add(
+            at=at, source="docker", kind=kind, severity=severity, title=title.format(member.name), detail=detail,
+            host=member.host, tenant=member.tenant, container_key=member.key, container_id=identity,
+            attributes={"name": member.name, "image": member.image, **attributes},
+        )  # fmt: skip
