@@ -230,8 +230,9 @@ def container_gpu_series(store: Store, scope: Scope, window: Window, *, containe
     own = during(of_tenants(scope).also("container_key = {key:String}", key=container_key), window, tier)
     table = tier.table("container_gpu_samples")
     found = store.query(
-        f"SELECT gpu_uuid, {tier.bucket} AS bucket, {tier.mean('sm_ratio')} AS sm, {tier.mean('memory_bytes')} AS memory,"
-        f" {tier.mean('power_watts')} AS power FROM {table} WHERE {own.sql} GROUP BY gpu_uuid, bucket",
+        f"SELECT gpu_uuid, {tier.bucket} AS bucket, {tier.mean('sm_ratio')} AS sm,"
+        f" {tier.mean('memory_bytes')} AS memory, {tier.mean('power_watts')} AS power FROM {table}"
+        f" WHERE {own.sql} GROUP BY gpu_uuid, bucket",
         own.parameters,
     )
     mine = on_grid(found, window, tier.step_seconds, ("gpu_uuid",))
@@ -291,7 +292,8 @@ def _attributions(store: Store, scope: Scope, window: Window, container_key: str
     return {
         row["gpu_uuid"]: row["mark"]
         for row in store.query(
-            f"SELECT gpu_uuid, argMax(attribution, at) AS mark FROM container_gpu_samples WHERE {own.sql} GROUP BY gpu_uuid",
+            f"SELECT gpu_uuid, argMax(attribution, at) AS mark FROM container_gpu_samples WHERE {own.sql}"
+            " GROUP BY gpu_uuid",
             own.parameters,
         ).to_pylist()
     }

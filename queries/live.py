@@ -15,6 +15,7 @@ from fleet.model import Scope, Window
 from fleet.severity import FINE, ContainerFacts, Judgement, Level, Thresholds, judge_container
 from queries.resolution import epoch_ms, moment, resolution
 from queries.scoping import Where, during, last, of_tenants
+from queries.sharing import shared
 from store import Store
 
 #: How far back the newest sample of a container is looked for; older than that it has no current readings.
@@ -61,6 +62,7 @@ class LiveContainer:
         return str(self.facts["container_key"])
 
 
+@shared
 def live_containers(
     store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
 ) -> list[LiveContainer]:
@@ -169,7 +171,8 @@ def _gpus(store: Store, where: Where, window: Window, found: dict[str, LiveConta
     names = {row["gpu_uuid"]: row for row in gpu_names(store)}
     newest: dict[str, datetime] = {}
     for row in rows:
-        newest[row["container_key"]] = max(row["newest"], newest.get(row["container_key"], row["newest"]))
+        at: datetime = row["newest"]
+        newest[row["container_key"]] = max(at, newest.get(row["container_key"], at))
     for row in rows:
         container = found.get(row["container_key"])
         # A GPU given back a while ago is not one the container has now.

@@ -40,7 +40,7 @@ class Resolution:
     @property
     def bucket(self) -> str:
         """Start of the point that a row belongs to, in epoch seconds."""
-        # A sample speaks for the time before it, so one stamped exactly at an edge belongs to the point that ends there.
+        # A sample speaks for the time before it: one stamped exactly at an edge belongs to the point that ends there.
         moment = "toUnixTimestamp64Milli(at) - 1" if self.raw else "toInt64(toUnixTimestamp(at)) * 1000"
         return f"intDiv({moment}, {self.step_seconds * 1000}) * {self.step_seconds}"
 

@@ -158,8 +158,7 @@ def store_facts(store: Store, scope: Scope, window: Window) -> Answer:
             f"SELECT '{name}' AS table_name, count() AS row_count, min(at) AS oldest, max(at) AS newest FROM {name}"
             for name in _STORED
         )
-        rows = [row for row in store.query(union).to_pylist()]
-        rows.sort(key=lambda row: _STORED.index(str(row["table_name"])))
+        rows = sorted(store.query(union).to_pylist(), key=lambda row: _STORED.index(str(row["table_name"])))
     kind = pa.timestamp("ms", tz="UTC")
     table = pa.table(
         {

@@ -1,0 +1,325 @@
+"""Who holds the GPUs, who uses them, what is wasted?
+
+Ratios are 0-1. "Busy" is the share of time in which any kernel ran; "SM" is SM activity where the GPU measures it,
+else the sum of what its processes used, else busy, and `sm_source` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from fleet.model import Scope, Window
+from fleet.severity import BRAKE_BIT, THERMAL_BITS, GpuFacts, Thresholds, judge_gpu
+from queries.answer import Answer
+from queries.freshness import NVML, answer
+from queries.live import RECENT, LiveContainer, gpu_names, live_containers
+from queries.resolution import grid, on_grid, resolution, series_table
+from queries.scoping import during, last, of_gpus, of_tenants
+from queries.sharing import shared
+from store import Store
+
+_TIME = pa.timestamp("ms", tz="UTC")
+Series = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def _gpu_samples(store: Store, scope: Scope, window: Window, host: str | None) -> list[dict[str, object]]:
+    """Newest sample of every GPU the scope may see, with what it counted in the last hour."""
+    hour = Window(start=window.end - timedelta(hours=1), end=window.end)
+    visible = during(of_gpus(scope, hour, resolution(hour), host=host), hour)
+    return store.query(
+        f"""
+        SELECT host, gpu_uuid, any(parent_uuid) AS parent, any(gpu_index) AS idx, max(at) AS newest,
+            argMax(interval_seconds, at) AS step, argMax(state, at) AS last_state,
+            argMax(unknown_reason, at) AS reason,
+            argMax(tuple(busy_ratio), at).1 AS busy, argMax(tuple(sm_active_ratio), at).1 AS sm_active,
+            argMax(tuple(memory_used_bytes), at).1 AS memory_used,
+            argMax(tuple(memory_total_bytes), at).1 AS memory_all,
+            argMax(tuple(power_watts), at).1 AS power, argMax(tuple(power_limit_watts), at).1 AS power_limit,
+            argMax(tuple(temperature_celsius), at).1 AS temperature,
+            argMax(tuple(sm_clock_mhz), at).1 AS sm_clock, argMax(tuple(throttle_reasons), at).1 AS throttled,
+            sum(ecc_uncorrected) AS ecc_bad, sum(ecc_corrected) AS ecc_fixed,
+            argMax(tuple(remapped_rows), at).1 AS remapped, argMax(tuple(remap_pending), at).1 AS pending,
+            max(xid) AS last_xid, argMax(tuple(process_count), at).1 AS processes
+        FROM gpu_samples WHERE {visible.sql} GROUP BY host, gpu_uuid
+        """,
+        visible.parameters,
+    ).to_pylist()
+
+
+def _holders(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, list[dict[str, object]]]:
+    """GPU uuid -> its containers' newest rows (key "" = what nobody owns), of the last minutes."""
+    recent = during(of_tenants(scope, host=host), last(window, RECENT))
+    rows = store.query(
+        f"""
+        SELECT gpu_uuid, container_key, any(tenant) AS owner, max(at) AS newest, argMax(held, at) AS is_held,
+            argMax(tuple(sm_ratio), at).1 AS sm, argMax(tuple(memory_bytes), at).1 AS memory,
+            argMax(attribution, at) AS mark
+        FROM container_gpu_samples WHERE {recent.sql} GROUP BY gpu_uuid, container_key ORDER BY gpu_uuid, container_key
+        """,
+        recent.parameters,
+    ).to_pylist()
+    newest: dict[str, datetime] = {}
+    for row in rows:
+        at: datetime = row["newest"]
+        newest[row["gpu_uuid"]] = max(at, newest.get(row["gpu_uuid"], at))
+    found: dict[str, list[dict[str, object]]] = {}
+    for row in rows:
+        if (newest[row["gpu_uuid"]] - row["newest"]).total_seconds() <= 90:
+            found.setdefault(row["gpu_uuid"], []).append(row)
+    return found
+
+
+def _numbers(values: Iterable[object]) -> list[float]:
+    return [float(value) for value in values if isinstance(value, int | float)]
+
+
+@shared
+def gpu_table(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> Answer:
+    """Every GPU and MIG device by host and index: utilisation, saturation, errors, and who is on it now.
+
+    Columns: level, word, why, host, gpu_uuid, parent_uuid, gpu_index, name, mig_profile, state, age_seconds,
+    busy_ratio, sm_ratio, sm_source (gpm, processes, busy, unknown), memory_used_bytes, memory_total_bytes,
+    power_watts, power_limit_watts, temperature_celsius, sm_clock_mhz, throttle_reasons (bits), thermal (bool),
+    ecc_uncorrected and ecc_corrected (last hour), remapped_rows, xid (last hour), process_count,
+    holders (container names), holder_keys, tenants, use (free, held_idle, low, busy, unknown),
+    held_memory_bytes (by containers), unattributed_memory_bytes (NULL for a limited scope).
+    """
+    thresholds = limits or Thresholds()
+    samples = {str(row["gpu_uuid"]): row for row in _gpu_samples(store, scope, window, host)}
+    holders = _holders(store, scope, window, host)
+    containers = {c.key: c for c in live_containers(store, scope, window, host=host, limits=thresholds)}
+    rows: list[dict[str, object]] = []
+    for fact in gpu_names(store):
+        uuid = str(fact["gpu_uuid"])
+        sample = samples.get(uuid)
+        if sample is None and (scope.tenants is not None or (host is not None and fact["host"] != host)):
+            continue
+        rows.append(_gpu_row(fact, sample or {}, holders.get(uuid, []), containers, window, scope, thresholds))
+    schema = pa.schema(
+        [
+            ("level", pa.int8()), ("word", pa.string()), ("why", pa.string()), ("host", pa.string()),
+            ("gpu_uuid", pa.string()), ("parent_uuid", pa.string()), ("gpu_index", pa.int64()), ("name", pa.string()),
+            ("mig_profile", pa.string()), ("state", pa.string()), ("age_seconds", pa.float64()),
+            ("busy_ratio", pa.float64()), ("sm_ratio", pa.float64()), ("sm_source", pa.string()),
+            ("memory_used_bytes", pa.int64()), ("memory_total_bytes", pa.int64()), ("power_watts", pa.float64()),
+            ("power_limit_watts", pa.float64()), ("temperature_celsius", pa.float64()), ("sm_clock_mhz", pa.int64()),
+            ("throttle_reasons", pa.int64()), ("thermal", pa.bool_()), ("ecc_uncorrected", pa.int64()),
+            ("ecc_corrected", pa.int64()), ("remapped_rows", pa.int64()), ("xid", pa.int64()),
+            ("process_count", pa.int64()), ("holders", pa.list_(pa.string())), ("holder_keys", pa.list_(pa.string())),
+            ("tenants", pa.list_(pa.string())), ("use", pa.string()), ("held_memory_bytes", pa.int64()),
+            ("unattributed_memory_bytes", pa.int64()),
+        ]
+    )  # fmt: skip
+    return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), NVML)
+
+
+def _gpu_row(
+    fact: dict[str, object],
+    sample: dict[str, object],
+    on_it: list[dict[str, object]],
+    containers: dict[str, LiveContainer],
+    window: Window,
+    scope: Scope,
+    limits: Thresholds,
+) -> dict[str, object]:
+    newest = sample.get("newest")
+    age = (window.end - newest).total_seconds() if isinstance(newest, datetime) else None
+    throttled = sample.get("throttled")
+    bits = throttled if isinstance(throttled, int) else 0
+    own = [row for row in on_it if row["container_key"]]
+    used = _numbers(row["sm"] for row in on_it)
+    sm, sm_source = sample.get("sm_active"), "gpm"
+    if sm is None:
+        sm, sm_source = (min(1.0, sum(used)), "processes") if used else (sample.get("busy"), "busy")
+    held = any(row["is_held"] for row in own)
+    use = "unknown"
+    if isinstance(sm, float):
+        active = sm >= limits.idle_sm_ratio
+        use = ("busy" if sm >= 0.5 else "low") if active else ("held_idle" if held else "free")
+    temperature = sample.get("temperature")
+    xid, pending, step = sample.get("last_xid"), sample.get("pending"), sample.get("step")
+    judgement = judge_gpu(
+        GpuFacts(
+            state=str(sample.get("last_state") or "ok"),
+            unknown_reason=str(sample.get("reason") or ""),
+            age_seconds=age,
+            interval_seconds=float(step) if isinstance(step, int | float) else 5.0,
+            xid=xid if isinstance(xid, int) else None,
+            ecc_uncorrected=int(sum(_numbers([sample.get("ecc_bad")]))),
+            remap_pending=bool(pending) if pending is not None else None,
+            temperature_celsius=temperature if isinstance(temperature, float) else None,
+            thermal_throttle=bool(bits & THERMAL_BITS),
+            power_brake=bool(bits & BRAKE_BIT),
+        ),
+        limits,
+    )
+    nobody = [row["memory"] for row in on_it if not row["container_key"]]
+    held_memory = _numbers(row["memory"] for row in own)
+    return {
+        "level": int(judgement.level), "word": judgement.level.word, "why": judgement.why, "host": fact["host"],
+        "gpu_uuid": fact["gpu_uuid"], "parent_uuid": fact["parent_uuid"], "gpu_index": fact["gpu_index"],
+        "name": fact["name"], "mig_profile": fact["mig_profile"], "state": sample.get("last_state") or "unknown",
+        "age_seconds": age, "busy_ratio": sample.get("busy"), "sm_ratio": sm,
+        "sm_source": sm_source if sm is not None else "unknown", "memory_used_bytes": sample.get("memory_used"),
+        "memory_total_bytes": sample.get("memory_all") or fact["memory_total_bytes"],
+        "power_watts": sample.get("power"), "power_limit_watts": sample.get("power_limit"),
+        "temperature_celsius": temperature, "sm_clock_mhz": sample.get("sm_clock"), "throttle_reasons": throttled,
+        "thermal": bool(bits & THERMAL_BITS), "ecc_uncorrected": sample.get("ecc_bad"),
+        "ecc_corrected": sample.get("ecc_fixed"), "remapped_rows": sample.get("remapped"), "xid": xid,
+        "process_count": sample.get("processes") if scope.tenants is None else None,
+        "holders": [_name_of(containers, str(row["container_key"])) for row in own],
+        "holder_keys": [str(row["container_key"]) for row in own],
+        "tenants": sorted({str(row["owner"]) for row in own}), "use": use,
+        "held_memory_bytes": int(sum(held_memory)) if held_memory else None,
+        "unattributed_memory_bytes": nobody[0] if nobody and scope.tenants is None else None,
+    }  # fmt: skip
+
+
+def _name_of(containers: dict[str, LiveContainer], key: str) -> str:
+    container = containers.get(key)
+    return str(container.facts["name"]) if container else key.partition(":")[2]
+
+
+def gpu_funnel(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
+    """How far the GPUs get: one row per stage, in order: stage (total, allocated, active, effective), gpus, note.
+
+    allocated = held by a container; active = at or above the idle SM share; effective = at least half used. MIG
+    devices count by their parent. A limited scope has no "total": free capacity is not its business.
+    """
+    rows = gpu_table(store, scope, window, host=host).rows.to_pylist()
+    whole = [row for row in rows if not row["parent_uuid"]]
+    slices: dict[str, list[dict[str, object]]] = {}
+    for row in rows:
+        if row["parent_uuid"]:
+            slices.setdefault(row["parent_uuid"], []).append(row)
+    stages = {"total": 0, "allocated": 0, "active": 0, "effective": 0}
+    for row in whole:
+        parts = [row, *slices.get(row["gpu_uuid"], [])]
+        stages["total"] += 1
+        stages["allocated"] += any(part["holder_keys"] for part in parts)
+        stages["active"] += any(part["use"] in ("low", "busy") for part in parts)
+        stages["effective"] += any(part["use"] == "busy" for part in parts)
+    notes = {
+        "total": "seen by NVML", "allocated": "held or used by a container", "active": "SM at or above 5 %",
+        "effective": "SM at or above 50 %",
+    }  # fmt: skip
+    names = [name for name in stages if name != "total" or scope.tenants is None]
+    table = pa.table(
+        {
+            "stage": pa.array(names, type=pa.string()),
+            "gpus": pa.array([stages[name] for name in names], type=pa.int64()),
+            "note": pa.array([notes[name] for name in names], type=pa.string()),
+        }
+    )
+    return answer(store, scope, window, table, NVML)
+
+
+def gpu_heatmap(store: Store, scope: Scope, window: Window, *, host: str | None = None, points: int = 120) -> Answer:
+    """GPU x time: host, gpu_uuid, gpu_index, t (epoch ms), sm_ratio (SM activity, else busy; NULL = not seen)."""
+    tier = resolution(window, finest_seconds=15, most_points=points)
+    visible = during(of_gpus(scope, window, tier, host=host), window, tier)
+    found = store.query(
+        f"SELECT host, gpu_index, gpu_uuid, {tier.bucket} AS bucket,"
+        f" coalesce({tier.mean('sm_active_ratio')}, {tier.mean('busy_ratio')}) AS value"
+        f" FROM {tier.table('gpu_samples')} WHERE {visible.sql} GROUP BY host, gpu_index, gpu_uuid, bucket",
+        visible.parameters,
+    )
+    tables: list[pa.Table] = []
+    laid = on_grid(found, window, tier.step_seconds, ("host", "gpu_index", "gpu_uuid"))
+    for key in sorted(laid, key=lambda key: (str(key[0]), int(str(key[1])), str(key[2]))):
+        rows = series_table(window, tier.step_seconds, {"sm_ratio": laid[key]["value"]})
+        for column, value in (("gpu_index", str(key[1])), ("gpu_uuid", str(key[2])), ("host", str(key[0]))):
+            rows = rows.add_column(0, column, pa.array([value] * rows.num_rows, type=pa.string()))
+        tables.append(rows)
+    empty = pa.table({"host": pa.array([], pa.string()), "gpu_uuid": pa.array([], pa.string()),
+                      "gpu_index": pa.array([], pa.string()), "t": pa.array([], pa.float64()),
+                      "sm_ratio": pa.array([], pa.float64())})  # fmt: skip
+    return answer(store, scope, window, pa.concat_tables(tables) if tables else empty, NVML)
+
+
+def gpu_holders_series(store: Store, scope: Scope, window: Window, *, gpu_uuid: str) -> Answer:
+    """One GPU over time, by container and what nobody owns; the parts add up to the device.
+
+    One row per part and point: container_key ("" = unattributed), tenant, t (epoch ms), sm_ratio, memory_bytes,
+    power_watts. A limited scope sees its own containers only.
+    """
+    tier = resolution(window, finest_seconds=15)
+    where = during(of_tenants(scope).also("gpu_uuid = {gpu:String}", gpu=gpu_uuid), window, tier)
+    found = store.query(
+        f"SELECT container_key, tenant, {tier.bucket} AS bucket, {tier.mean('sm_ratio')} AS sm_ratio_mean,"
+        f" {tier.mean('memory_bytes')} AS memory_mean, {tier.mean('power_watts')} AS power_mean"
+        f" FROM {tier.table('container_gpu_samples')} WHERE {where.sql} GROUP BY container_key, tenant, bucket",
+        where.parameters,
+    )
+    tables: list[pa.Table] = []
+    laid = on_grid(found, window, tier.step_seconds, ("container_key", "tenant"))
+    # The unattributed part comes last, so that it lies on top of a stack.
+    for key in sorted(laid, key=lambda key: (key[0] == "", str(key[0]))):
+        series = laid[key]
+        rows = series_table(
+            window, tier.step_seconds,
+            {"sm_ratio": series["sm_ratio_mean"], "memory_bytes": series["memory_mean"],
+             "power_watts": series["power_mean"]},
+        )  # fmt: skip
+        for column, value in (("tenant", str(key[1])), ("container_key", str(key[0]))):
+            rows = rows.add_column(0, column, pa.array([value] * rows.num_rows, type=pa.string()))
+        tables.append(rows)
+    columns = ("container_key", "tenant", "t", "sm_ratio", "memory_bytes", "power_watts")
+    kinds = (pa.string(), pa.string(), *(pa.float64() for _ in columns[2:]))
+    empty = pa.table({name: pa.array([], kind) for name, kind in zip(columns, kinds, strict=True)})
+    return answer(store, scope, window, pa.concat_tables(tables) if tables else empty, NVML)
+
+
+def gpu_series(store: Store, scope: Scope, window: Window, *, gpu_uuid: str) -> Answer:
+    """One device over time: t (epoch ms), busy_ratio, sm_active_ratio, memory_used_bytes, memory_total_bytes,
+    power_watts, temperature_celsius, sm_clock_mhz.
+    """
+    tier = resolution(window, finest_seconds=15)
+    where = during(of_gpus(scope, window, tier).also("gpu_uuid = {gpu:String}", gpu=gpu_uuid), window, tier)
+    names = ("busy_ratio", "sm_active_ratio", "memory_used_bytes", "memory_total_bytes", "power_watts",
+             "temperature_celsius", "sm_clock_mhz")  # fmt: skip
+    aliased = ", ".join(f"{tier.mean(name)} AS v{number}" for number, name in enumerate(names))
+    found = store.query(
+        f"SELECT {tier.bucket} AS bucket, {aliased} FROM {tier.table('gpu_samples')} WHERE {where.sql} GROUP BY bucket",
+        where.parameters,
+    )
+    laid = on_grid(found, window, tier.step_seconds).get((), {})
+    empty = np.full(len(grid(window, tier.step_seconds)), np.nan)
+    rows = series_table(
+        window, tier.step_seconds, {name: laid.get(f"v{number}", empty) for number, name in enumerate(names)}
+    )
+    return answer(store, scope, window, rows if laid else rows.slice(0, 0), NVML)
+
+
+def idle_holders(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> Answer:
+    """Containers that hold GPUs without using them, longest first.
+
+    Columns: container_key, name, tenant, host, gpus (how many), gpu_names, since, seconds, sentence.
+    """
+    thresholds = limits or Thresholds()
+    names = {str(row["gpu_uuid"]): str(row["name"]) for row in gpu_names(store)}
+    rows = [
+        {
+            "container_key": c.key, "name": c.facts["name"], "tenant": c.facts["tenant"], "host": c.facts["host"],
+            "gpus": len(c.gpus), "gpu_names": sorted({names.get(str(gpu["gpu_uuid"]), "") for gpu in c.gpus}),
+            "since": c.since, "seconds": (window.end - c.since).total_seconds() if c.since else None,
+            "sentence": c.judgement.why,
+        }
+        for c in live_containers(store, scope, window, host=host, limits=thresholds)
+        if c.judgement.rule == "idle"
+    ]  # fmt: skip
+    rows.sort(key=lambda row: -(row["seconds"] or 0.0))  # type: ignore[operator]
+    schema = pa.schema(
+        [("container_key", pa.string()), ("name", pa.string()), ("tenant", pa.string()), ("host", pa.string()),
+         ("gpus", pa.int64()), ("gpu_names", pa.list_(pa.string())), ("since", _TIME), ("seconds", pa.float64()),
+         ("sentence", pa.string())]
+    )  # fmt: skip
+    return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), NVML)

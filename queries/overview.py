@@ -1,0 +1,331 @@
+"""Is anything wrong, where, since when? The numbers, the worst ten, the map and the sentence of the first page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from fleet.latency import Quantile, quantile_from_buckets
+from fleet.model import Scope, Window
+from fleet.severity import Level, Thresholds
+from queries.answer import Answer
+from queries.containers import live_table
+from queries.freshness import EVERYTHING, NVML, answer
+from queries.gpus import gpu_table
+from queries.live import NOW, live_containers
+from queries.resolution import Resolution, grid, on_grid, resolution
+from queries.scoping import Where, before, during, last, of_gpus, of_tenants
+from queries.status import source_status
+from store import Store
+
+SPARK_POINTS = 60
+
+
+def fleet_numbers(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> Answer:
+    """The numbers of the first screen, one row each.
+
+    Columns: name, value (now, None = unknown), previous (as long before the window's start), total (for "x of y"),
+    lower and upper (bounds of a percentile), state (ok, beyond, too_few, no_traffic, not_measured), spark (60 points).
+    Names: containers_running (total: containers), gpus_active (total), gpu_memory_used_bytes (total), cpu_cores,
+    power_watts, ttft_p95_seconds, error_ratio, requests_per_second, tokens_per_second, warnings, criticals.
+    "Now" is the mean of the last 5 minutes, and is compared with the 5 minutes before the window began.
+    """
+    containers = live_containers(store, scope, window, host=host, limits=limits)
+    gpus = gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
+    whole = [row for row in gpus if not row["parent_uuid"]]
+    tier = resolution(window, finest_seconds=60, most_points=SPARK_POINTS)
+    rates = _rates(store, scope, window, host, tier)
+    rows: list[dict[str, object]] = [
+        {
+            "name": "containers_running", "value": sum(c.state == "running" for c in containers),
+            "total": len(containers), "state": "ok" if containers else "not_measured",
+            **_sparked(rates.get("running")),
+        },
+        {
+            "name": "gpus_active", "value": sum(row["use"] in ("low", "busy") for row in whole) if whole else None,
+            "total": len(whole) if scope.tenants is None else None, "state": "ok" if whole else "not_measured",
+            **_sparked(rates.get("active")),
+        },
+        {
+            "name": "gpu_memory_used_bytes", "value": _sum(row["memory_used_bytes"] for row in whole),
+            "total": _sum(row["memory_total_bytes"] for row in whole), "state": "ok" if whole else "not_measured",
+            **_sparked(rates.get("memory")),
+        },
+    ]  # fmt: skip
+    now = {name: _window_value(store, scope, last(window, NOW), host, name) for name in _RATES}
+    then = {name: _window_value(store, scope, before(window, NOW), host, name) for name in _RATES}
+    for name in _RATES:
+        value = now[name]
+        state = "ok" if value is not None else "not_measured"
+        rows.append({"name": name, "value": value, "previous": then[name], "state": state,
+                     "spark": rates.get(name, [])})  # fmt: skip
+    rows.append(_ttft(store, scope, window, host, tier))
+    for name, level in (("warnings", Level.WARNING), ("criticals", Level.CRITICAL)):
+        count = sum(c.judgement.level == level for c in containers) + sum(row["level"] == level for row in whole)
+        rows.append({"name": name, "value": count, "state": "ok"})
+    schema = pa.schema(
+        [("name", pa.string()), ("value", pa.float64()), ("previous", pa.float64()), ("total", pa.float64()),
+         ("lower", pa.float64()), ("upper", pa.float64()), ("state", pa.string()), ("spark", pa.list_(pa.float32()))]
+    )  # fmt: skip
+    return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), EVERYTHING)
+
+
+def _sum(values: object) -> float | None:
+    known = [float(value) for value in values if isinstance(value, int | float)]  # type: ignore[attr-defined]
+    return sum(known) if known else None
+
+
+def _sparked(series: list[float | None] | None) -> dict[str, object]:
+    known = [value for value in series or [] if value is not None]
+    return {"spark": series or [], "previous": known[0] if known else None}
+
+
+#: Fleet-wide rates: table, per-entity key, expression of the raw tier per entity, how entities combine.
+_RATES: dict[str, tuple[str, str, str]] = {
+    "cpu_cores": ("container_samples", "container_key", "cpu_seconds"),
+    "power_watts": ("gpu_samples", "gpu_uuid", "power_watts"),
+    "requests_per_second": ("inference_samples", "container_key, endpoint, model", "requests"),
+    "tokens_per_second": ("inference_samples", "container_key, endpoint, model", "generation_tokens"),
+    "error_ratio": ("inference_samples", "", ""),
+}
+
+
+def _selection(scope: Scope, window: Window, tier: Resolution, host: str | None, table: str) -> Where:
+    if table != "gpu_samples":
+        return during(of_tenants(scope, host=host), window, tier)
+    return during(of_gpus(scope, window, tier, host=host).also("parent_uuid = ''"), window, tier)
+
+
+def _expression(name: str, tier: Resolution) -> str:
+    column = _RATES[name][2]
+    return tier.mean(column) if name == "power_watts" else tier.rate(column)
+
+
+def _window_value(store: Store, scope: Scope, window: Window, host: str | None, name: str) -> float | None:
+    table, key, _ = _RATES[name]
+    tier = resolution(window)
+    where = _selection(scope, window, tier, host, table)
+    if name == "error_ratio":
+        sql = f"SELECT sum(errors) / nullIf(sum(requests), 0) AS value FROM {tier.table(table)} WHERE {where.sql}"
+    else:
+        sql = (
+            f"SELECT sum(v) AS value FROM (SELECT {_expression(name, tier)} AS v FROM {tier.table(table)}"
+            f" WHERE {where.sql} GROUP BY {key})"
+        )
+    found = store.query(sql, where.parameters).to_pylist()
+    value = found[0]["value"] if found else None
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _rates(
+    store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution
+) -> dict[str, list[float | None]]:
+    """Sparklines of everything that is a sum over entities, one value a point; None where nothing was seen."""
+    queries: dict[str, tuple[str, str]] = {}
+    for name, (table, key, _) in _RATES.items():
+        if name == "error_ratio":
+            queries[name] = (table, f"SELECT {tier.bucket} AS bucket, sum(errors) / nullIf(sum(requests), 0) AS value"
+                             f" FROM {tier.table(table)} WHERE {{where}} GROUP BY bucket")  # fmt: skip
+        else:
+            queries[name] = (table, f"SELECT bucket, sum(v) AS value FROM (SELECT {tier.bucket} AS bucket,"
+                             f" {_expression(name, tier)} AS v FROM {tier.table(table)} WHERE {{where}}"
+                             f" GROUP BY bucket, {key}) GROUP BY bucket")  # fmt: skip
+    seen = "uniqExact(container_key)" if not tier.raw else "uniqExactIf(container_key, state = 'running')"
+    queries["running"] = ("container_samples", f"SELECT {tier.bucket} AS bucket, {seen} AS value"
+                          f" FROM {tier.table('container_samples')} WHERE {{where}} GROUP BY bucket")  # fmt: skip
+    share = f"coalesce({tier.mean('sm_active_ratio')}, {tier.mean('busy_ratio')})"
+    queries["active"] = ("gpu_samples", "SELECT bucket, countIf(v >= 0.05) AS value FROM ("
+                         f"SELECT {tier.bucket} AS bucket, {share} AS v FROM {tier.table('gpu_samples')}"
+                         " WHERE {where} GROUP BY bucket, gpu_uuid) WHERE v IS NOT NULL GROUP BY bucket")  # fmt: skip
+    queries["memory"] = ("gpu_samples", f"SELECT bucket, sum(v) AS value FROM (SELECT {tier.bucket} AS bucket,"
+                         f" {tier.mean('memory_used_bytes')} AS v FROM {tier.table('gpu_samples')} WHERE {{where}}"
+                         " GROUP BY bucket, gpu_uuid) GROUP BY bucket")  # fmt: skip
+    result: dict[str, list[float | None]] = {}
+    for name, (table, sql) in queries.items():
+        where = _selection(scope, window, tier, host, table)
+        laid = on_grid(store.query(sql.replace("{where}", where.sql), where.parameters), window, tier.step_seconds)
+        values = laid.get((), {}).get("value")
+        result[name] = [] if values is None else _trimmed(values, window, tier)
+    return result
+
+
+def _trimmed(
+    values: np.ndarray[tuple[int], np.dtype[np.float64]], window: Window, tier: Resolution
+) -> list[float | None]:
+    """Without the points at both edges that the window covers only in part: their sums would dip."""
+    points = grid(window, tier.step_seconds)
+    whole = (points >= window.start.timestamp() - 0.5) & (points + tier.step_seconds <= window.end.timestamp() + 0.5)
+    return [None if math.isnan(value) else float(value) for value in values[whole]]
+
+
+def _ttft(store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution) -> dict[str, object]:
+    condition = "field = 'ttft_seconds'"
+
+    def quantile(span: Window) -> Quantile | None:
+        reading = resolution(span)
+        where = during(of_tenants(scope, host=host).also(condition), span, reading)
+        found = store.query(
+            f"SELECT bounds, {reading.buckets} AS merged FROM {reading.table('histograms')} WHERE {where.sql}"
+            " GROUP BY bounds ORDER BY arraySum(merged) DESC",
+            where.parameters,
+        ).to_pylist()
+        # Different ladders cannot be added: the one with the most requests speaks, and the pages say so per model.
+        return quantile_from_buckets(found[0]["bounds"], found[0]["merged"], 0.95) if found else None
+
+    now, then = quantile(last(window, NOW)), quantile(before(window, NOW))
+    where = during(of_tenants(scope, host=host).also(condition), window, tier)
+    points = grid(window, tier.step_seconds)
+    spark = np.full(len(points), np.nan)
+    place = {int(second): number for number, second in enumerate(points)}
+    for row in store.query(
+        f"SELECT {tier.bucket} AS bucket, bounds, {tier.buckets} AS merged FROM {tier.table('histograms')}"
+        f" WHERE {where.sql} GROUP BY bucket, bounds ORDER BY bucket, arraySum(merged)",
+        where.parameters,
+    ).to_pylist():
+        found = quantile_from_buckets(row["bounds"], row["merged"], 0.95)
+        value = found.value if found.state == "ok" else found.lower if found.state == "beyond" else None
+        if value is not None and int(row["bucket"]) in place:
+            spark[place[int(row["bucket"])]] = value
+    return {
+        "name": "ttft_p95_seconds", "value": now.value if now else None, "previous": then.value if then else None,
+        "lower": now.lower if now else None, "upper": now.upper if now else None,
+        "state": now.state if now else "not_measured", "spark": _trimmed(spark, window, tier),
+    }  # fmt: skip
+
+
+def worst_containers(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limit: int = 10,
+    limits: Thresholds | None = None,
+) -> Answer:  # fmt: skip
+    """The `limit` containers in most trouble; columns of `containers.container_table` without sparklines."""
+    found = live_containers(store, scope, window, host=host, limits=limits)
+    return answer(store, scope, window, live_table(found[:limit]), EVERYTHING)
+
+
+def verdict(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> Answer:
+    """The page's sentence, one row: criticals, warnings, unknowns, sources_fresh, sources_total, worst_key,
+    worst_name, worst_tenant, worst_level, worst_word, worst_why, since (empty or NULL when nothing is wrong).
+    """
+    containers = live_containers(store, scope, window, host=host, limits=limits)
+    gpus = gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
+    sources = [
+        row for row in source_status(store, scope, window, host=host).rows.to_pylist()
+        if row["state"] != "absent" and row["source"] != "synthetic"
+    ]  # fmt: skip
+    levels = [int(c.judgement.level) for c in containers] + [row["level"] for row in gpus]
+    worst = containers[0] if containers and containers[0].judgement.level >= Level.WARNING else None
+    gpu = max(gpus, key=lambda row: row["level"], default=None)
+    row: dict[str, object] = {
+        "criticals": levels.count(Level.CRITICAL), "warnings": levels.count(Level.WARNING),
+        "unknowns": levels.count(Level.UNKNOWN), "sources_fresh": sum(r["state"] in ("ok", "partial") for r in sources),
+        "sources_total": len(sources), "worst_key": "", "worst_name": "", "worst_tenant": "", "worst_level": 0,
+        "worst_word": "ok", "worst_why": "", "since": None,
+    }  # fmt: skip
+    if worst is not None and (gpu is None or worst.judgement.level >= gpu["level"]):
+        row |= {
+            "worst_key": worst.key, "worst_name": worst.facts["name"], "worst_tenant": worst.facts["tenant"],
+            "worst_level": int(worst.judgement.level), "worst_word": worst.judgement.level.word,
+            "worst_why": worst.judgement.why, "since": worst.since,
+        }  # fmt: skip
+    elif gpu is not None and gpu["level"] >= Level.WARNING:
+        row |= {
+            "worst_name": f"GPU {gpu['gpu_index']} on {gpu['host']}",
+            "worst_level": gpu["level"],
+            "worst_word": gpu["word"],
+            "worst_why": gpu["why"],
+        }
+    kind = pa.timestamp("ms", tz="UTC")
+    schema = pa.schema(
+        [(name, pa.int64()) for name in ("criticals", "warnings", "unknowns", "sources_fresh", "sources_total")]
+        + [(name, pa.string()) for name in ("worst_key", "worst_name", "worst_tenant")]
+        + [("worst_level", pa.int64()), ("worst_word", pa.string()), ("worst_why", pa.string()), ("since", kind)]
+    )
+    return answer(store, scope, window, pa.Table.from_pylist([row], schema=schema), EVERYTHING)
+
+
+def host_map(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> Answer:
+    """What the map draws: one row per GPU (kind "gpu") and per container without a GPU (kind "container").
+
+    Columns: kind, host, key (GPU uuid or container_key), gpu_index, name, tenant, tenants, holders, level, why, use
+    (free, held_idle, low, busy, unknown; "" for a container), ratio (SM 0-1, or memory against limit),
+    memory_used_bytes, memory_total_bytes. By host, GPUs first, then containers by tenant and name.
+    """
+    rows: list[dict[str, object]] = [
+        {
+            "kind": "gpu", "host": row["host"], "key": row["gpu_uuid"], "gpu_index": row["gpu_index"],
+            "name": row["name"], "tenant": row["tenants"][0] if len(row["tenants"]) == 1 else "",
+            "tenants": row["tenants"], "holders": row["holders"], "level": row["level"], "why": row["why"],
+            "use": row["use"], "ratio": row["sm_ratio"], "memory_used_bytes": row["memory_used_bytes"],
+            "memory_total_bytes": row["memory_total_bytes"],
+        }
+        for row in gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
+    ]  # fmt: skip
+    for c in live_containers(store, scope, window, host=host, limits=limits):
+        if c.gpus:
+            continue
+        ratio = None
+        if c.memory_working_set_bytes is not None and c.memory_limit_bytes:
+            ratio = c.memory_working_set_bytes / c.memory_limit_bytes
+        rows.append(
+            {
+                "kind": "container", "host": c.facts["host"], "key": c.key, "name": c.facts["name"],
+                "tenant": c.facts["tenant"], "tenants": [c.facts["tenant"]], "holders": [],
+                "level": int(c.judgement.level), "why": c.judgement.why, "use": "", "ratio": ratio,
+                "memory_used_bytes": c.memory_working_set_bytes, "memory_total_bytes": c.memory_limit_bytes,
+            }
+        )  # fmt: skip
+    rows.sort(key=lambda row: (str(row["host"]), row["kind"] != "gpu", row.get("gpu_index") or 0,
+                               str(row["tenant"]), str(row["name"])))  # fmt: skip
+    schema = pa.schema(
+        [("kind", pa.string()), ("host", pa.string()), ("key", pa.string()), ("gpu_index", pa.int64()),
+         ("name", pa.string()), ("tenant", pa.string()), ("tenants", pa.list_(pa.string())),
+         ("holders", pa.list_(pa.string())), ("level", pa.int8()), ("why", pa.string()), ("use", pa.string()),
+         ("ratio", pa.float64()), ("memory_used_bytes", pa.int64()), ("memory_total_bytes", pa.int64())]
+    )  # fmt: skip
+    return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), EVERYTHING)
+
+
+def gpu_activity_by_tenant(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
+    """GPUs' worth of SM activity by tenant over time: tenant ("" = unattributed), t (epoch ms), gpus_busy."""
+    tier = resolution(window, finest_seconds=30, most_points=200)
+    where = during(of_tenants(scope, host=host), window, tier)
+    found = store.query(
+        f"""
+        SELECT tenant, bucket, sum(v) AS gpus_busy FROM (
+            SELECT tenant, container_key, gpu_uuid, {tier.bucket} AS bucket, {tier.mean("sm_ratio")} AS v
+            FROM {tier.table("container_gpu_samples")} WHERE {where.sql}
+            GROUP BY tenant, container_key, gpu_uuid, bucket
+        ) GROUP BY tenant, bucket
+        """,
+        where.parameters,
+    )
+    return answer(store, scope, window, stacked(found, window, tier, "tenant", "gpus_busy"), NVML)
+
+
+def stacked(found: pa.Table, window: Window, tier: Resolution, by: str, value: str) -> pa.Table:
+    """Long table of series on the grid: `by`, t (epoch ms), `value`; the largest series first, "" last."""
+    laid = on_grid(found, window, tier.step_seconds, (by,))
+    points = grid(window, tier.step_seconds)
+    order: Sequence[tuple[object, ...]] = sorted(
+        laid, key=lambda key: (key[0] == "", -float(np.nansum(laid[key][value])), str(key[0]))
+    )
+    whole = points + tier.step_seconds <= window.end.timestamp() + timedelta(seconds=1).total_seconds()
+    names = [str(key[0]) for key in order for _ in range(int(whole.sum()))]
+    values = np.concatenate([laid[key][value][whole] for key in order]) if order else np.array([], dtype=np.float64)
+    return pa.table(
+        {
+            by: pa.array(names, type=pa.string()),
+            "t": pa.array(np.tile(points[whole].astype(np.float64) * 1000.0, len(order))),
+            value: pa.array(values, type=pa.float64(), from_pandas=True),
+        }
+    )

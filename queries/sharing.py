@@ -1,0 +1,56 @@
+"""Questions of one page that rest on the same facts read them once.
+
+Five panels of Overview need the live fleet; asked separately it would be read five times within 100 ms. An answer is
+shared for a second, long enough for one look of one page and too short for anyone to see an old one. Callers that ask
+at the same time wait for the one that reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar, cast
+
+from store import Store, StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SHARED_SECONDS = 1.0
+_lock = threading.Lock()
+_answers: weakref.WeakKeyDictionary[Store, dict[Hashable, tuple[float, Future[object]]]] = weakref.WeakKeyDictionary()
+
+
+def shared(question: Callable[P, T]) -> Callable[P, T]:
+    """The same question with the same arguments is read at most once a second for each store; errors are not kept."""
+
+    @functools.wraps(question)
+    def ask(*args: P.args, **kwargs: P.kwargs) -> T:
+        store = cast("Store", args[0])
+        key = (question, args[1:], tuple(sorted(kwargs.items())))
+        future: Future[object] = Future()
+        with _lock:
+            now = time.monotonic()
+            kept = _answers.setdefault(store, {})
+            for old in [name for name, (read, _) in kept.items() if now - read >= SHARED_SECONDS]:
+                del kept[old]
+            entry = kept.get(key)
+            if entry is None:
+                kept[key] = (now, future)
+        if entry is not None:
+            return cast("T", entry[1].result())
+        try:
+            answer = question(*args, **kwargs)
+        except BaseException as error:
+            with _lock:
+                _answers.get(store, {}).pop(key, None)
+            future.set_exception(error if isinstance(error, StoreError) else StoreError(0, f"question failed: {error}"))
+            raise
+        future.set_result(answer)
+        return answer
+
+    return ask
