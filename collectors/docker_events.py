@@ -11,7 +11,7 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -192,7 +192,8 @@ class EventListener:
         """Stop listening; waits at most a second for the thread."""
         self._closed.set()
         if (close := self._close_stream) is not None:
-            close()
+            with suppress(AttributeError, ValueError, *self._foreign_errors):  # it may be closing already
+                close()
         if self._thread.is_alive():
             self._thread.join(1.0)
 
