@@ -20,7 +20,8 @@ class Request:
     """One sweep. `processes`, `health`: also read what is read less often; `relist`: look for devices anew.
 
     since_us: per device, the newest utilisation sample already seen (the driver's own clock, microseconds).
-    skip: devices not to be touched, because they hung the driver.
+    skip: devices not to be touched, because they hung the driver; skip_indices: the same GPUs for listing, because a
+    new child cannot ask for their UUID without touching them.
     """
 
     processes: bool = True
@@ -28,6 +29,7 @@ class Request:
     relist: bool = False
     since_us: Mapping[str, int] = field(default_factory=dict[str, int])
     skip: tuple[str, ...] = ()
+    skip_indices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,8 @@ def encode(message: Request | Answer) -> bytes:
 def decode_request(line: bytes) -> Request:
     """The request on this line. Raises ValueError."""
     _, fields = _fields(line)
-    fields["skip"] = tuple(cast("list[str]", fields.get("skip", ())))
+    for name in ("skip", "skip_indices"):
+        fields[name] = tuple(cast("list[object]", fields.get(name, ())))
     return _built(Request, fields)
 
 

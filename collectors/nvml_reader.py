@@ -79,7 +79,7 @@ class NvmlReader:
                 self._driver_version = str(self._nvml.nvmlSystemGetDriverVersion())
             if self._devices is None or request.relist:
                 doing = "listing the GPUs"
-                self._list(request.skip)
+                self._list(request.skip_indices)
         except self._nvml.NVMLError as error:
             self._devices = None
             yield End(code=error.value, doing=doing, driver_version=self._driver_version)
@@ -107,15 +107,14 @@ class NvmlReader:
 
     # --- listing -------------------------------------------------------------------------------------------------
 
-    def _list(self, skip: tuple[str, ...]) -> None:
+    def _list(self, skip: tuple[int, ...]) -> None:
         """Open every GPU and MIG device. What is known and still there keeps its GPM sample."""
         known = {device.identity.uuid: device for device in self._devices or ()}
         found: list[Device] = []
         self._missing = {}
         for index in range(int(self._nvml.nvmlDeviceGetCount())):
-            previous = [device for device in known.values() if device.identity.index == index]
-            if any(device.identity.uuid in skip for device in previous):
-                found += previous  # do not touch it, do not forget it
+            if index in skip:  # do not touch it, do not forget it
+                found += [device for device in known.values() if device.identity.index == index]
                 continue
             try:
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)

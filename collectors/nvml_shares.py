@@ -59,12 +59,15 @@ class GpuShares:
         self._increases = IncreaseTracker()
         self._since_us: dict[str, int] = {}
         self._checked_at: datetime | None = None
-        self._last_at: datetime | None = None
 
     @property
     def since_us(self) -> Mapping[str, int]:
         """Newest utilisation sample per device, for the next request."""
         return self._since_us
+
+    def forget_samples(self) -> None:
+        """Start over with the samples: the clock went back, and samples stamped with it would seem old for long."""
+        self._since_us.clear()
 
     def rows(
         self,
@@ -78,9 +81,6 @@ class GpuShares:
 
         gpus: the host's full list, on which requests are resolved; inventories: daemons of this machine.
         """
-        if self._last_at is not None and at < self._last_at:
-            self._since_us.clear()  # the clock went back, and with it perhaps the driver's: start over
-        self._last_at = at
         running = {
             one.row.container_id: one for inventory in inventories for one in inventory.containers if one.pid > 0
         }

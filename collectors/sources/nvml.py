@@ -41,6 +41,7 @@ _START_TIMEOUT_SECONDS = 15.0  # opening eight GPUs without nvidia-persistenced 
 # The library in memory is not the driver's, was shut down, or lost its device nodes: only a new process helps.
 _RESTART_CODES = frozenset({1, 18, 999})
 _NO_GPU = 28
+_CLOCK_STEP_SECONDS = 1.0
 _HUNG_NEXT_STEP = (
     "look at `dmesg | grep -iE 'nvrm|xid'` and for processes in state D; a hung driver needs a host restart"
 )
@@ -61,10 +62,11 @@ class NvmlSource:
         idle_file: Path | None = None,
         process: NvmlProcess | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """host: this machine's name in every row, the same as its Docker daemon's.
 
-        idle: configured idle draws; idle_file: where those that were seen are kept. process, monotonic: for tests.
+        idle: configured idle draws; idle_file: where those that were seen are kept. process and the clocks: for tests.
         """
         self.target = host
         self.interval_seconds = settings.interval_seconds
@@ -77,6 +79,8 @@ class NvmlSource:
             library=settings.library,
         )
         self._monotonic = monotonic
+        self._wall = wall
+        self._clock_offset = wall() - monotonic()
         self._idle = idle or IdlePower()
         self._idle_file = idle_file
         load_idle(self._idle, idle_file)
@@ -159,6 +163,10 @@ class NvmlSource:
             self._process_lists += 1
         if health:
             self._health_at = at
+        offset = self._wall() - now
+        if offset < self._clock_offset - _CLOCK_STEP_SECONDS:
+            self._shares.forget_samples()
+        self._clock_offset = offset
         skip = tuple(uuid for uuid, (until, _) in self._hung.items() if now < until)
         # MIG devices come and go: look anew with the health values, and as long as something is wrong.
         wrong = any(self._gpus.state(one.uuid) != OK for one in self._gpus.identities())
@@ -168,6 +176,7 @@ class NvmlSource:
             relist=health or wrong,
             since_us=dict(self._shares.since_us),
             skip=skip,
+            skip_indices=tuple({one.index for one in self._gpus.identities() if one.uuid in skip}),
         )
 
     # --- what came back ----------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ def test_an_answer_survives_the_pipe(message):
 
 
 def test_a_request_survives_the_pipe():
-    request = messages.Request(processes=False, health=True, since_us={"GPU-1": 2**62}, skip=("GPU-2",))
+    request = messages.Request(
+        processes=False, health=True, since_us={"GPU-1": 2**62}, skip=("GPU-2",), skip_indices=(1,)
+    )
     assert messages.decode_request(messages.encode(request)) == request
 
 

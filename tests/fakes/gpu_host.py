@@ -52,12 +52,18 @@ class GpuHost:
         )
         self.at = T0
         self.monotonic = 1000.0
+        self.wall = T0.timestamp()
         self.source = self.restart()
 
     def restart(self) -> NvmlSource:
         """A new source, as after a restart of the collector; the child process stays."""
         self.source = NvmlSource(
-            self.settings, self.inventory, host=HOST, process=self.process, monotonic=lambda: self.monotonic
+            self.settings,
+            self.inventory,
+            host=HOST,
+            process=self.process,
+            monotonic=lambda: self.monotonic,
+            wall=lambda: self.wall,
         )
         return self.source
 
@@ -83,7 +89,8 @@ class GpuHost:
 
     def poll(self, seconds: float = 5.0) -> Reading:
         self.at += timedelta(seconds=seconds)
-        self.monotonic += max(seconds, 0.0)
+        self.monotonic += seconds
+        self.wall += seconds
         return self.source.collect(self.at)
 
 
