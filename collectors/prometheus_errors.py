@@ -48,6 +48,10 @@ def explain(error: Exception, server: PrometheusServer) -> SourceError:
         return SourceError("unreachable", f"{where}: {_cause(error)}", "check that it runs and that url is right")
     if isinstance(error, requests.RequestException):
         return SourceError("unreachable", f"{where}: {type(error).__name__}", "check url, ca_file and proxy settings")
+    if isinstance(error, OSError):
+        return SourceError(
+            "denied", f"ca_file cannot be used: {clean_error(str(error))}", "set ca_file to a readable PEM file"
+        )
     return SourceError(
         "malformed",
         f"{where} answered JSON that is not the query API's ({type(error).__name__})",

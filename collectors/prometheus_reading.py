@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from collectors.prometheus_targets import Sample, Target, TargetIndex
 from fleet.profiles import Profile, ProfileField
 
+#: Model names come from the scraped server: no longer, and no more of them, than anybody would name on purpose.
+MODEL_LENGTH = 256
+MODELS_PER_TARGET = 200
 #: Field of a query that failed -> why.
 Failures = Mapping[str, str]
 
@@ -110,7 +113,7 @@ def _take_numbers(reading: TargetReading, wanted: ProfileField, samples: Iterabl
     counters = reading.counters.setdefault(wanted.name, {}) if wanted.type == "counter" else {}
     gauges = reading.gauges.setdefault(wanted.name, {}) if wanted.type == "gauge" else {}
     for labels, value in samples:
-        model = reading.profile.model(labels)
+        model = reading.profile.model(labels)[:MODEL_LENGTH]
         reading.models.add(model)
         if not math.isfinite(value):
             reading.problems[wanted.key] = f"{wanted.name} is {value}"
@@ -146,7 +149,7 @@ def _take_histograms(reading: TargetReading, wanted: ProfileField, metric: str, 
             bound = math.nan
         buckets[rest].append((bound, value))
         if rest not in models:
-            models[rest] = reading.profile.model(labels)
+            models[rest] = reading.profile.model(labels)[:MODEL_LENGTH]
     by_model = reading.histograms.setdefault(wanted.name, {})
     for rest, pairs in buckets.items():
         reading.models.add(models[rest])

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from collectors.prometheus_claims import Claims
 from collectors.prometheus_increments import Lives, Start, Turn
-from collectors.prometheus_reading import Failures, HistogramSeries, TargetReading
+from collectors.prometheus_reading import MODELS_PER_TARGET, Failures, HistogramSeries, TargetReading
 from collectors.prometheus_targets import Target
 from fleet.joining import Join, is_older_than_start
 from fleet.model import UNASSIGNED, Histogram, InferenceSample, Row
@@ -99,7 +99,7 @@ class RowMaker:
         self.claims.forget(at)
         for reading in sorted(readings, key=lambda each: each.target.endpoint):
             place = places[reading.target.key]
-            names = {(reading.profile.id, model) for model in reading.models}
+            names = {(reading.profile.id, model) for model in sorted(reading.models)[:MODELS_PER_TARGET]}
             self._spoken.setdefault(reading.target.key, set()).update(names)
             made = self._rows(at, now, reading, place, process_starts.get(reading.target.key), failures)
             listener = place.listener
@@ -161,7 +161,7 @@ class RowMaker:
                         up=False,
                         unknown_reason=STALE_SCRAPE,
                     )
-                    for model in sorted(reading.models)
+                    for model in sorted(reading.models)[:MODELS_PER_TARGET]
                 ]
         turn = self.lives.turn(
             (target.key, reading.profile.id),
@@ -177,7 +177,7 @@ class RowMaker:
         )
         seconds = self.interval_seconds if turn.seconds is None else turn.seconds
         rows: list[Row] = []
-        for model in sorted(reading.models):
+        for model in sorted(reading.models)[:MODELS_PER_TARGET]:
             numbers, reasons = self._numbers(reading, model, turn, failures)
             rows.append(
                 self._sample(

@@ -14,7 +14,10 @@ from fleet.joining import Endpoint
 Sample = tuple[dict[str, str], float]
 
 _ERROR_LENGTH = 300
+_NAME_LENGTH = 256
 _URL_QUERY = re.compile(r"\?[^\s\"']*")
+#: Ours of the two ends of a broken connection: a new port every time, and so a new text for every row.
+_LOCAL_END = re.compile(r"\S+:\d+->")
 _URL_USER = re.compile(r"//[^/\s\"'@]*@")
 
 
@@ -38,8 +41,8 @@ class Target:
 
     @property
     def endpoint(self) -> str:
-        """Name as shown and stored."""
-        return f"{self.job}/{self.instance}"
+        """Name as shown and stored, of bounded length: with honor_labels the scraped server itself chooses it."""
+        return f"{self.job}/{self.instance}"[:_NAME_LENGTH]
 
     def to_endpoint(self) -> Endpoint:
         """What joining needs."""
@@ -132,7 +135,7 @@ def text_map(value: object) -> dict[str, str]:
 
 def clean_error(text: str) -> str:
     """A scrape error without what a URL may carry in its user or query part, on one line of bounded length."""
-    text = _URL_USER.sub("//", _URL_QUERY.sub("", text))
+    text = _LOCAL_END.sub("", _URL_USER.sub("//", _URL_QUERY.sub("", text)))
     return " ".join(text.split())[:_ERROR_LENGTH]
 
 

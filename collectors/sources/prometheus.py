@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
-import requests
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from prometheus_api_client.prometheus_connect import PrometheusConnect
 from urllib3.util.retry import Retry
@@ -22,7 +21,7 @@ from collectors.base import Reading, SourceError
 from collectors.prometheus_claims import Claims
 from collectors.prometheus_errors import explain, in_words
 from collectors.prometheus_http import BoundedSession, FileCredentials, is_near
-from collectors.prometheus_reading import TargetReading, queries_of, selector, sort_series
+from collectors.prometheus_reading import MODELS_PER_TARGET, TargetReading, queries_of, selector, sort_series
 from collectors.prometheus_rows import Place, RowMaker
 from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, with_up
 from fleet.inventory import Inventory
@@ -41,9 +40,10 @@ NO_TARGETS_STEP = "add a scrape job; deploy/prometheus/prometheus.yml is an exam
 REMEMBER = "1h"
 
 
-#: What the library raises, and what a shape that is not the API's makes of its answers and of ours.
+#: What the library raises (a RequestException is an OSError, and so is a ca_file that cannot be read), and what a
+#: shape that is not the API's makes of its answers and of ours.
 _FAILURES = (
-    requests.RequestException, PrometheusApiClientException, ValueError, LookupError, TypeError, AttributeError,
+    OSError, PrometheusApiClientException, ValueError, LookupError, TypeError, AttributeError,
 )  # fmt: skip
 
 
@@ -199,6 +199,9 @@ class PrometheusSource:
         ]
         if abs(now - at.timestamp()) > SKEW_SECONDS:
             notes.append(f"its clock differs from ours by {now - at.timestamp():+.0f} s")
+        unnamed = sum(max(0, len(reading.models) - MODELS_PER_TARGET) for reading in readings)
+        if unnamed:
+            notes.append(f"{unnamed} more models are named by their servers than are kept")
         unjoined = sum(1 for key in spoken if places[key].join.container is None and places[key].join.by != "map")
         notes.insert(0, _summary(len(everything), len(down), len(spoken), unjoined))
         self._note_state(notes[0])

@@ -356,7 +356,35 @@ def test_hostile_names_stay_text(bench):
     bench.show(vllm_text(model=hostile.replace("\\x1b", "\x1b"), running=1))
     row, _ = bench.one()
     assert row.model.startswith("<script>")
+    assert len(row.model) == 256
     assert row.requests_running == 1.0
+
+
+def test_a_server_that_names_a_thousand_models_fills_no_table(bench):
+    bench.show("".join(f'vllm:num_requests_running{{model_name="m{n:04d}"}} 1\n' for n in range(1000)))
+    _, rows = bench.poll()
+    assert len(rows) == 200
+    assert "800 more models" in bench.source.collect(datetime.now(UTC)).detail
+
+
+def test_a_prometheus_that_lost_its_data_loses_no_count_and_a_path_before_its_api_is_kept(tmp_path):
+    with running_server(vllm_text(prompt_tokens=100)) as server:
+        config = scrape_config([server.address], interval="250ms")
+        arguments = ("--web.route-prefix=/prom",)
+        with running_prometheus(tmp_path / "first", config, arguments=arguments) as first:
+            wait_until(lambda: query(first, "vllm:prompt_tokens_total == 100"))
+            source = PrometheusSource(PrometheusServer(url=f"{first.url}/", name="p"), Inventory())
+            source.collect(datetime.now(UTC))
+        port = first.url.rpartition(":")[2].partition("/")[0]
+        with pytest.raises(SourceError):
+            source.collect(datetime.now(UTC))
+        server.serve(vllm_text(prompt_tokens=140))
+        with running_prometheus(tmp_path / "second", config, arguments=arguments, port=int(port)) as second:
+            wait_until(lambda: query(second, "vllm:prompt_tokens_total == 140"))
+            (row,) = source.collect(datetime.now(UTC)).rows
+        source.close()
+    assert row.prompt_tokens == 40.0
+    assert row.interval_seconds > 1.0
 
 
 def test_a_prometheus_without_targets_is_absent_and_says_what_to_do(tmp_path):

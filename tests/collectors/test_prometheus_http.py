@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import ssl
+import subprocess
 import time
 from datetime import UTC, datetime
 
@@ -325,3 +327,28 @@ def test_a_server_that_hangs_in_the_middle_of_a_poll_ends_it_within_its_timeout(
         assert time.monotonic() - start < 1.5
         source.close()
     assert caught.value.reason == "timeout"
+
+
+def test_a_private_authority_is_trusted_when_named_and_never_by_default(tmp_path):
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    openssl("req", "-x509", *key, "-subj", "/CN=our authority", "-keyout", "ca.key", "-out", "ca.pem")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")
+    openssl("req", "-x509", *key, *signed, "-subj", "/CN=prometheus", "-keyout", "server.key", "-out", "server.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    with running_server(lambda _r: Answer(vector("1"), content_type=JSON)) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = server.url.replace("http://", "https://")
+        error, _ = refusal(url)
+        assert (error.reason, "ca_file" in error.next_step) == ("unreachable", True)
+        assert "TLS failed" in error.detail
+        made = client(url, ca_file=str(tmp_path / "ca.pem"))
+        assert len(made.query("up")) == 1
+        made.close()
+        (tmp_path / "garbage.pem").write_text("not a certificate")
+        for useless in ("missing.pem", "garbage.pem"):
+            error, _ = refusal(url, ca_file=str(tmp_path / useless))
+            assert "ca_file" in error.next_step, error

@@ -129,3 +129,9 @@ def test_a_scrape_error_loses_what_a_url_may_hide_and_its_length():
     assert "hush" not in cleaned
     assert cleaned.startswith('Get "http://10.0.0.1:8000/metrics": dial tcp: refused')
     assert len(cleaned) == 300
+
+
+def test_a_broken_connection_reads_the_same_whichever_port_was_ours():
+    text = 'Get "http://10.0.0.2:8000/metrics": read tcp 10.0.0.1:{}->10.0.0.2:8000: connection reset by peer'
+    assert clean_error(text.format(43210)) == clean_error(text.format(51515))
+    assert "10.0.0.2:8000: connection reset" in clean_error(text.format(43210))

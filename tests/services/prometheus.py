@@ -87,23 +87,25 @@ def wait_until(condition, seconds: float = 20.0, pause: float = 0.05):
 
 
 @contextlib.contextmanager
-def running_prometheus(folder: Path, config: str, *, arguments: tuple[str, ...] = ()) -> Iterator[PrometheusService]:
-    """Start Prometheus with `config` in `folder` and yield it when it is ready; stopped at the end."""
+def running_prometheus(
+    folder: Path, config: str, *, arguments: tuple[str, ...] = (), port: int = 0
+) -> Iterator[PrometheusService]:
+    """Start Prometheus with `config` in `folder` and yield it when it is ready; stopped at the end. port 0 = any."""
     if BINARY is None:
         raise RuntimeError("no prometheus binary on PATH: install it (Debian: apt-get install prometheus)")
     folder.mkdir(parents=True, exist_ok=True)
-    service = _start(BINARY, folder, config, list(arguments))
+    service = _start(BINARY, folder, config, list(arguments), port)
     try:
         yield service
     finally:
         service.stop()
 
 
-def _start(binary: str, folder: Path, config: str, arguments: list[str]) -> PrometheusService:
+def _start(binary: str, folder: Path, config: str, arguments: list[str], wanted_port: int) -> PrometheusService:
     (folder / "prometheus.yml").write_text(config)
     log = folder / "prometheus.log"
     for _attempt in range(3):  # somebody may take the port between the probe and the bind
-        port = free_port()
+        port = wanted_port or free_port()
         command = [
             binary,
             f"--config.file={folder / 'prometheus.yml'}",
