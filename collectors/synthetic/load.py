@@ -223,7 +223,8 @@ class LoadModel:
         spent = np.maximum(edges - ttft_mean[..., None], 0.0) / gap[..., None]
         finished = np.stack([self._generated[e].below(spent[:, e]) for e in range(width)], axis=1)
         plain = _log_logistic(REQUEST_BOUNDS, first_token, shape)
-        share = np.where(self._generates[None, :, None], finished, plain)
+        # A request ends after its first token, so at no bound may more have ended than have begun to answer.
+        share = np.where(self._generates[None, :, None], np.minimum(finished, plain), plain)
         e2e_mean = ttft_mean + np.array([x.mean for x in self._generated]) * self._generates * itl
         whole = _whole_counts(REQUEST_BOUNDS, share, requests, jitter["e"], e2e_mean)
         with np.errstate(over="ignore"):

@@ -163,8 +163,9 @@ class Story:
         teller.tell(self.xid_at + 720.0, TRAINER, "start", "info", "{} was started")
         words = xid(XID_NUMBER)
         teller.add(
-            at=self.xid_at, source="nvml", kind="xid", severity=words.severity,
-            title=f"XID {XID_NUMBER}: {words.words}", detail=words.next_step, host=XID_GPU[0], gpu_uuid=uuids[XID_GPU], attributes={"xid": str(XID_NUMBER)},
+            at=self.xid_at, source="nvml", kind="xid", severity=words.severity, detail=words.next_step,
+            title=f"XID {XID_NUMBER}: {words.words}", host=XID_GPU[0], gpu_uuid=uuids[XID_GPU],
+            attributes={"xid": str(XID_NUMBER)},
         )  # fmt: skip
         start, end = self.gap
         silent = "prometheus prometheus-main cannot be read (unreachable)"

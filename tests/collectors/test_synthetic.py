@@ -60,6 +60,10 @@ def quantile(rows: Iterable[Histogram], q: float) -> float:
     return math.nan
 
 
+def below(rows: Iterable[Histogram], bound: float) -> float:
+    return sum(sum(row.increments[: row.bounds.index(bound) + 1]) for row in rows)
+
+
 def hist(rows: Iterable[Row], key_part: str, field: str) -> list[Histogram]:
     return [row for row in of(rows, Histogram) if key_part in row.container_key and row.field == field]
 
@@ -146,6 +150,16 @@ def test_histograms_count_every_request_and_their_sums_fit_their_buckets() -> No
     assert checked == 30 * (
         8 * 6 + 3 * 4
     )  # 8 endpoints generate; 3 embed and have no token gaps and no generated tokens
+
+
+def test_at_no_bound_have_more_requests_ended_than_begun_to_answer_even_in_a_jam() -> None:
+    rows = minutes(-0.4, 0.0)  # the noisy neighbour is at work
+    for name in ("llm-chat/1", "llm-fast/1", "llm-assist/1", "summarizer/1"):
+        begun, ended = hist(rows, name, "ttft_seconds"), hist(rows, name, "e2e_seconds")
+        for bound in (0.5, 1.0, 2.5, 5.0, 10.0, 20.0):
+            # Each row rounds to whole requests with an offset of its own, hence one request of play a row.
+            assert below(ended, bound) <= below(begun, bound) + len(begun)
+    assert below(ended, 20.0) > 0
 
 
 def test_request_lengths_follow_the_published_trace() -> None:
