@@ -43,7 +43,7 @@ def start(folder):
     """Starts the collector as a process that answers on its port; whatever still runs at the end is killed."""
     processes: list[subprocess.Popen[str]] = []
 
-    def begin(text: str, *arguments: str) -> tuple[subprocess.Popen[str], int]:
+    def begin(text: str, *arguments: str, until: str = "sources") -> tuple[subprocess.Popen[str], int]:
         port = free_port()
         (folder / "fleet.toml").write_text(f"{text}\n[gateway]\nport = {port}\n")
         process = subprocess.Popen(
@@ -56,7 +56,7 @@ def start(folder):
         processes.append(process)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            if "sources" in (health(port) or {}):
+            if until in (health(port) or {}):
                 return process, port
             time.sleep(0.05)
         process.kill()
@@ -271,3 +271,59 @@ def test_a_server_that_is_away_at_the_start_is_no_reason_to_end(start):
     assert caught.value.code == 404
     caught.value.close()
     assert stop(process)[0] == 0
+
+
+def test_a_demo_that_is_stopped_while_it_fills_ends_with_status_0_and_keeps_what_it_filled(folder, start):
+    text = "[store]\nmemory_limit_bytes = 1000000000"
+    process, _ = start(text, "demo", "--seed", "3", until="status")
+    status, errors, took = stop(process)
+    assert status == 0, errors
+    assert took < 10
+    assert "Traceback" not in errors
+    # another seed is another fleet: it must not be mixed into this one
+    second = subprocess.run(
+        [sys.executable, "-m", "collectors", "demo", "--seed", "4"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert second.returncode == 2
+    assert second.stderr.startswith("demo: the store holds ")
+
+
+@pytest.mark.docker
+def test_a_daemon_that_hangs_and_comes_back_is_a_gap_and_a_recovery_in_the_store(folder, start):
+    from store import open_store
+    from tests.services.dockerd import running_dockerd
+
+    def wait_for(state: str) -> dict:
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline:
+            (source,) = (health(port) or {"sources": [{"state": ""}]})["sources"]
+            if source["state"] == state:
+                return source
+            time.sleep(0.1)
+        pytest.fail(f"the source did not become {state}: {health(port)}")
+
+    with running_dockerd() as daemon:
+        daemon.run("web")
+        text = f"[[docker]]\nurl = '{daemon.url}'\nname = 'h1'\ninterval_seconds = 1\ntimeout_seconds = 2\n"
+        process, port = start(f"{text}[nvml]\nenabled = 'off'\n")
+        wait_for("ok")
+        daemon.suspend()
+        assert wait_for("failed")["reason"] == "timeout"
+        daemon.resume()
+        wait_for("ok")
+        status, errors, _ = stop(process)
+    assert status == 0
+    assert errors.count("source docker/h1 failed (timeout") == 1
+    assert errors.count("source docker/h1 recovered after") == 1
+    store = open_store(f"chdb://{folder}/data/store")
+    try:
+        events = store.query("SELECT kind, host FROM events WHERE kind IN ('gap', 'recovered') ORDER BY at").to_pylist()
+        named = store.query("SELECT DISTINCT container_key FROM container_samples").to_pylist()
+    finally:
+        store.close()
+    assert events == [{"kind": "gap", "host": "h1"}, {"kind": "recovered", "host": "h1"}]
+    assert named == [{"container_key": "h1:web"}]
