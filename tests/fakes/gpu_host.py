@@ -44,7 +44,7 @@ class GpuHost:
             self.proc.mkdir()
             (self.proc / "self").symlink_to(str(os.getpid()))
         self.inventory = Inventory()
-        self.settings = NvmlSettings(proc_root=str(self.proc), **{"call_timeout_seconds": 1.0, **settings})
+        self.settings = NvmlSettings(proc_root=str(self.proc), **{"call_timeout_seconds": 5.0, **settings})
         self.process = NvmlProcess(
             call_timeout_seconds=self.settings.call_timeout_seconds,
             library=str(stub.library),
