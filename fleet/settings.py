@@ -40,8 +40,10 @@ from fleet.settings_table import (
     TenantRule,
 )
 
-#: Variables with our prefix that are not settings: where the file is.
-NOT_SETTINGS = frozenset({"AIFLEET_CONFIG"})
+#: Variables with our prefix that are no settings: where files are, and what compose.yaml hands to its services.
+NOT_SETTINGS = frozenset(
+    {"AIFLEET_CONFIG", "AIFLEET_ACCESS_FILE", "AIFLEET_VERSION", "AIFLEET_WRITER_PASSWORD", "AIFLEET_READER_PASSWORD"}
+)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 KIND_NAMES = {
     bool: "true or false",

@@ -175,6 +175,10 @@ def test_docker_host_is_honoured_like_the_docker_command_does_unless_the_setting
     )
 
 
+def test_variables_that_say_where_files_are_are_no_unknown_settings():
+    assert settings(AIFLEET_CONFIG="x.toml", AIFLEET_ACCESS_FILE="a.toml", AIFLEET_VERSION="1").origins == {}
+
+
 def test_docker_can_be_switched_off():
     assert settings("docker = []").docker == ()
 
