@@ -616,3 +616,36 @@ def test_closing_releases_the_driver(make_host):
     host.source.close()
     assert child.poll() == 0
     assert host.stub.count_calls()["nvmlShutdown"] == 1
+
+
+# --- published recordings (utkuozdemir/nvidia_gpu_exporter, internal/captures; values retyped)
+
+MIB = 1 << 20
+
+
+def test_a_recorded_h200_under_load_adds_up(make_host):
+    # H200, driver 590.48.01: 32362 MiB used, processes of 2566, 1542 and 28234 MiB; SM 79 and 19; 628 of 700 W.
+    h200 = gpu(
+        0, A, name="NVIDIA H200", busy=100, memory=f"{143771 * MIB} {614 * MIB} {32362 * MIB}", field_186=628000,
+        proc=[f"11 {28234 * MIB}", f"22 {2566 * MIB}", f"33 {1542 * MIB}"],
+    )  # fmt: skip
+    host = make_host(gpu(0, A, field_186=77000))
+    host.publish(facts("a", 11, ALL), facts("b", 22), facts("c", 33))
+    host.poll()
+    host.stub.write(h200, device("0", sample=["11 5000000 79", "22 5000000 19"]), driver="595.45.04")
+    found = parts(host.poll().rows)
+    assert {name: row.sm_ratio for (name, _), row in found.items() if name} == {"a": 0.79, "b": 0.19, "c": 0.0}
+    assert found["", A].memory_bytes == 20 * MIB
+    assert found["", A].sm_ratio == pytest.approx(0.02)
+    assert found["a", A].power_watts == pytest.approx((628 - 77) * 0.79)
+    assert sum(row.power_watts for row in found.values()) == pytest.approx(628)
+
+
+def test_a_recorded_l40s_that_is_busy_without_a_process_is_shown_as_unattributed(make_host):
+    # "Idle" capture: 100 %, 242 W, no process at all.
+    host = make_host(gpu(0, A, name="NVIDIA L40S", busy=100, field_186=242000, gpm_support=0))
+    host.publish(facts("a", 11, ALL))
+    host.poll()
+    found = parts(host.poll().rows)
+    assert (found["a", A].sm_ratio, found["a", A].memory_bytes, found["a", A].power_watts) == (0, 0, 0)
+    assert (found["", A].sm_ratio, found["", A].power_watts) == (1.0, 242)
