@@ -28,9 +28,7 @@ class Start:
     at_seconds: float
 
     def same_life(self, other: Start) -> bool:
-        """Whether both speak of one process; evidence of different kinds says nothing against it."""
-        if self.kind != other.kind:
-            return True
+        """Whether this and earlier evidence of the same kind speak of one process."""
         return self.identity == other.identity and abs(self.at_seconds - other.at_seconds) <= START_TOLERANCE_SECONDS
 
 
@@ -50,7 +48,7 @@ class SeriesTracker(IncreaseTracker):
 @dataclass(slots=True)
 class _Life:
     number: int
-    start: Start | None
+    starts: dict[str, Start]  # by kind: the evidence of one poll may be missing in the next
     readings: int
     read_at: float
     scraped_at: float | None
@@ -103,15 +101,18 @@ class Lives:
         if life is None:
             # Under way before our last poll, or unknown: what it has counted until now was not counted by us.
             born = start is not None and self._polled_at is not None and start.at_seconds > self._polled_at
-            self._lives[target] = _Life(next(self._numbers), start, 1, now, scraped_at, fields)
+            self._lives[target] = _Life(
+                next(self._numbers), {} if start is None else {start.kind: start}, 1, now, scraped_at, fields
+            )
             return Turn(life=self._lives[target].number, fresh=True, born=born, seconds=None, known_fields=frozenset())
         fresh = scraped_at is None or life.scraped_at is None or scraped_at > life.scraped_at
         born = False
         if fresh:
             born = self._began_anew(life, start, values)
             if born:
-                life.number, life.readings = next(self._numbers), 0
-            life.start = start or life.start
+                life.number, life.readings, life.starts = next(self._numbers), 0, {}
+            if start is not None:
+                life.starts[start.kind] = start
         # Two readings: the first scrape of a target may be half visible to the queries of one poll.
         known_fields = life.fields if life.readings > 1 else frozenset[str]()
         answer = Turn(life=life.number, fresh=fresh, born=born, seconds=now - life.read_at, known_fields=known_fields)
@@ -122,10 +123,12 @@ class Lives:
         return answer
 
     def _began_anew(self, life: _Life, start: Start | None, values: Iterable[tuple[Hashable, float]]) -> bool:
-        if start is not None and life.start is not None and not start.same_life(life.start):
-            return True
-        if start is not None and start.kind == "process" and life.start is not None and life.start.kind == "process":
-            return False  # the same process: a counter that falls is a fault of that one counter
+        known = None if start is None else life.starts.get(start.kind)
+        if start is not None and known is not None:
+            if not start.same_life(known):
+                return True
+            if start.kind == "process":
+                return False  # the same process: a counter that falls is a fault of that one counter
         number = life.number
         last = self._tracker.last
         return any((before := last((number, series))) is not None and value < before for series, value in values)

@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 #: Server clock and ours may differ by this much before we say so.
 SKEW_SECONDS = 5.0
+#: All queries of a poll look at one moment this long ago. A scrape is stamped when it begins and stored when it ends:
+#: looking at the present, one query would see a server's old count and the next the count after its restart.
+SETTLE_SECONDS = 1.0
 NO_TARGETS_STEP = "add a scrape job; deploy/prometheus/prometheus.yml is an example"
 #: How long a target that is down may have been silent and still be known as an inference server.
 REMEMBER = "1h"
@@ -134,6 +137,7 @@ class PrometheusSource:
         rules: Sequence[Rule] = (),
         profiles: Sequence[Profile] | None = None,
         claims: Claims | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         """rules: an operator's word on endpoints; profiles: those of the product if None.
 
@@ -144,6 +148,7 @@ class PrometheusSource:
         self._rules = tuple(MapRule(job=r.job, instance=r.instance, container=r.container) for r in rules)
         self._profiles = tuple(builtin_profiles() if profiles is None else profiles)
         self._client = PrometheusClient(server)
+        self._settle_seconds = settle_seconds
         self._rows = RowMaker(
             prometheus=self.target,
             interval_seconds=server.interval_seconds,
@@ -172,7 +177,8 @@ class PrometheusSource:
         client = self._client
         # The poll ends by itself before the runner gives it up, with what it has.
         client.begin(self._server.timeout_seconds * 0.9)
-        now = client.server_time()
+        clock = client.server_time()
+        now = clock - self._settle_seconds
         problems: list[tuple[str, SourceError]] = []
         notes: list[str] = []
         targets = self._targets(now, problems, notes)
@@ -197,8 +203,9 @@ class PrometheusSource:
             for row in rows
             if isinstance(row, InferenceSample) and not row.up
         ]
-        if abs(now - at.timestamp()) > SKEW_SECONDS:
-            notes.append(f"its clock differs from ours by {now - at.timestamp():+.0f} s")
+        skew = clock - at.timestamp()
+        if abs(skew) > SKEW_SECONDS:
+            notes.append(f"its clock differs from ours by {skew:+.0f} s")
         unnamed = sum(max(0, len(reading.models) - MODELS_PER_TARGET) for reading in readings)
         if unnamed:
             notes.append(f"{unnamed} more models are named by their servers than are kept")

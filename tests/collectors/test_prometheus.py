@@ -38,7 +38,7 @@ class Bench:
 
     def new_source(self, **options):
         settings = PrometheusServer(url=self.prometheus.url, name="main", docker_host="here", timeout_seconds=5.0)
-        return PrometheusSource(settings, self.inventory, **options)
+        return PrometheusSource(settings, self.inventory, **({"settle_seconds": 0.0} | options))
 
     def scraped(self):
         """Wait until what is served now has been scraped and can be queried."""
@@ -336,7 +336,7 @@ def test_a_hanging_prometheus_is_a_timeout_and_the_next_poll_covers_the_time_bet
     bench.one()
     before = time.monotonic()
     settings = replace(bench.source._server, timeout_seconds=1.0)
-    impatient = PrometheusSource(settings, bench.inventory)
+    impatient = PrometheusSource(settings, bench.inventory, settle_seconds=0.0)
     bench.prometheus.pause()
     try:
         with pytest.raises(SourceError) as caught:
@@ -373,7 +373,7 @@ def test_a_prometheus_that_lost_its_data_loses_no_count_and_a_path_before_its_ap
         arguments = ("--web.route-prefix=/prom",)
         with running_prometheus(tmp_path / "first", config, arguments=arguments) as first:
             wait_until(lambda: query(first, "vllm:prompt_tokens_total == 100"))
-            source = PrometheusSource(PrometheusServer(url=f"{first.url}/", name="p"), Inventory())
+            source = PrometheusSource(PrometheusServer(url=f"{first.url}/", name="p"), Inventory(), settle_seconds=0.0)
             source.collect(datetime.now(UTC))
         port = first.url.rpartition(":")[2].partition("/")[0]
         with pytest.raises(SourceError):
@@ -385,6 +385,18 @@ def test_a_prometheus_that_lost_its_data_loses_no_count_and_a_path_before_its_ap
         source.close()
     assert row.prompt_tokens == 40.0
     assert row.interval_seconds > 1.0
+
+
+def test_a_scrape_that_has_only_just_begun_is_left_for_the_next_poll(bench):
+    # Half of a restart must never be seen: the queries of a poll look at one settled moment.
+    bench.source.close()
+    bench.source = bench.new_source(settle_seconds=2.0)
+    bench.show(vllm_text(running=1))
+    wait_until(lambda: query(bench.prometheus, "vllm:num_requests_running offset 2s") == [1.0])
+    bench.show(vllm_text(running=2))
+    assert bench.one()[0].requests_running == 1.0
+    wait_until(lambda: query(bench.prometheus, "vllm:num_requests_running offset 2s") == [2.0])
+    assert bench.one()[0].requests_running == 2.0
 
 
 def test_a_prometheus_without_targets_is_absent_and_says_what_to_do(tmp_path):
@@ -405,7 +417,9 @@ def test_one_server_scraped_twice_is_counted_once_and_both_endpoints_are_shown(t
             wait_until(lambda: len(query(prometheus, "up == 1")) == 2)
             inventory = Inventory()
             inventory.publish(published(port))
-            source = PrometheusSource(PrometheusServer(url=prometheus.url, docker_host="here"), inventory)
+            source = PrometheusSource(
+                PrometheusServer(url=prometheus.url, docker_host="here"), inventory, settle_seconds=0.0
+            )
             source.collect(datetime.now(UTC))
             server.respond = lambda _r: Answer(vllm_text(prompt_tokens=25).encode())
             wait_until(lambda: query(prometheus, "vllm:prompt_tokens_total == 25")[1:])
@@ -421,7 +435,7 @@ def test_one_server_scraped_by_two_prometheus_is_counted_once_and_the_second_tak
     bench.source.close()
     bench.source = bench.new_source(claims=claims)
     settings = PrometheusServer(url=bench.prometheus.url, name="second", docker_host="here")
-    second = PrometheusSource(settings, bench.inventory, claims=claims)
+    second = PrometheusSource(settings, bench.inventory, claims=claims, settle_seconds=0.0)
     at = datetime.now(UTC)
     bench.show(vllm_text(prompt_tokens=100))
     bench.source.collect(at)

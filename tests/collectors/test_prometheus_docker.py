@@ -64,7 +64,9 @@ def sources(machine):
     daemon, prometheus, _, _ = machine
     inventory = Inventory()
     docker_source = DockerSource(DockerDaemon(url=daemon.url, name="gpu-1"), Tenancy((), TenancySettings()), inventory)
-    source = PrometheusSource(PrometheusServer(url=prometheus.url, name="p", docker_host="gpu-1"), inventory)
+    source = PrometheusSource(
+        PrometheusServer(url=prometheus.url, name="p", docker_host="gpu-1"), inventory, settle_seconds=0.0
+    )
 
     def poll():
         docker_source.collect(datetime.now(UTC))

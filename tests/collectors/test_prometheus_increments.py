@@ -87,6 +87,14 @@ def test_learning_of_the_container_later_is_no_restart():
     assert target.poll({"a": 125.0}, start=container("y", 1040.0)) == {"a": 125.0}
 
 
+def test_a_restart_is_seen_although_the_poll_before_it_missed_the_start_time():
+    target = Target()
+    target.poll({"a": 100.0}, start=process(50.0))
+    assert target.poll({"a": 110.0}, start=container("x", 40.0)) == {"a": 10.0}
+    assert target.poll({"a": 115.0}) == {"a": 5.0}
+    assert target.poll({"a": 120.0}, start=process(1040.0)) == {"a": 120.0}
+
+
 def test_a_server_born_since_the_last_poll_loses_nothing_and_an_older_one_is_a_baseline():
     lives = Lives()
     Target(lives, "other").poll({"a": 1.0})  # a poll ended at 1015
