@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import io
@@ -21,7 +22,9 @@ import zstandard
 
 from fleet.model import Batch, ContainerSample, Host
 from store import StoreError, StoreOptions, StoreUnavailable, open_store
-from tests.store.stores import READER, ROOT, WRITER, gateway_process
+from store.client import Engine
+from store.gateway import GatewayLimits, GatewayTokens, gateway_app
+from tests.store.stores import READER, ROOT, WRITER, engine_folder, gateway_process
 
 AT = datetime(2026, 11, 22, 10, 0, 5, tzinfo=UTC)
 SECRET = "top-secret-line"
@@ -155,6 +158,27 @@ def test_a_body_that_cannot_be_decompressed_is_refused(writer: httpx.Client, enc
     answer = writer.post("/", content=b"no such thing", headers={"Content-Encoding": encoding})
     assert answer.status_code >= 400
     assert answer.headers["X-ClickHouse-Exception-Code"] == code
+
+
+def test_a_readers_body_is_not_unpacked(reader: httpx.Client) -> None:
+    bomb = gzip.compress(b"SELECT 1 " + b" " * 50_000_000)
+    answer = reader.post("/", content=bomb, headers={"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.headers["X-ClickHouse-Exception-Code"]) == (500, "481")
+
+
+def test_a_result_too_large_to_hold_is_refused() -> None:
+    engine = Engine(f"chdb://{engine_folder()}")
+    app = gateway_app(engine, GatewayTokens(writer="w", reader="r"), GatewayLimits(result_bytes=100_000))
+
+    async def ask(sql: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.post("/", content=sql, headers={"X-ClickHouse-Key": "r"})
+
+    answer = asyncio.run(ask("SELECT repeat('x', 1000) FROM numbers(1000)"))
+    assert answer.headers["X-ClickHouse-Exception-Code"] == "396"
+    assert asyncio.run(ask("SELECT repeat('x', 1000) FROM numbers(90)")).status_code == 200
+    engine.close()
 
 
 def test_errors_carry_code_and_words(reader: httpx.Client) -> None:
