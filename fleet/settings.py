@@ -246,6 +246,14 @@ class _Loader:
             found = f"{tiers.raw_days}, {tiers.minute_days}, {tiers.hour_days}"
             advice = "raw_days <= minute_days <= hour_days"
             self._wrong(self.origin, "retention", found, "raw, minute and hour days do not ascend", advice)
+        alerts = settings.alerts
+        for low, high in (
+            ("error_warning_ratio", "error_critical_ratio"),
+            ("ttft_warning_seconds", "ttft_critical_seconds"),
+        ):
+            if getattr(alerts, low) > getattr(alerts, high):
+                found = getattr(alerts, high)
+                self._wrong(*self._place(f"alerts.{high}"), found, f"below {low}", f"at least {getattr(alerts, low):g}")
         gateway, dashboard = settings.gateway, settings.dashboard
         if gateway.port == dashboard.port != 0:
             where = self._place("gateway.port" if "gateway.port" in self.origins else "dashboard.port")

@@ -28,6 +28,7 @@ from fleet.settings_rules import (
     store_dsn,
 )
 from fleet.settings_secrets import read_secret, with_password
+from fleet.severity import Thresholds
 
 T = TypeVar("T", bound=Value)
 DEFAULT_DOCKER_URL = "unix:///var/run/docker.sock"
@@ -220,29 +221,20 @@ class SyntheticSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSettings:
-    """From where on a number is worth a person's look."""
+    """From where on a number is worth a person's look. The same fields as `fleet.severity.Thresholds`."""
 
-    stale_cycles: float = setting(
-        3.0, "A source is stale after this many of its intervals", unit="intervals", rule=at_least(1)
-    )
     memory_warning_ratio: float = setting(0.90, "Working set over limit", unit="ratio 0-1", rule=between(0, 1))
-    memory_critical_ratio: float = setting(0.97, "Working set over limit", unit="ratio 0-1", rule=between(0, 1))
     throttled_warning_ratio: float = setting(
         0.25, "CPU periods that were throttled", unit="ratio 0-1", rule=between(0, 1)
     )
-    restarts_warning: int = setting(3, "Restarts within one hour", unit="restarts", rule=at_least(1))
-    gpu_temperature_warning_celsius: float = setting(85.0, "GPU temperature", unit="°C", rule=between(30, 150))
-    gpu_memory_warning_ratio: float = setting(0.97, "GPU memory in use", unit="ratio 0-1", rule=between(0, 1))
-    gpu_idle_ratio: float = setting(
-        0.05, "A held GPU below this activity is idle", unit="ratio 0-1", rule=between(0, 1)
-    )
-    gpu_idle_seconds: float = setting(3600.0, "... for this long", unit="seconds", rule=positive)
     error_warning_ratio: float = setting(0.01, "Failed requests", unit="ratio 0-1", rule=between(0, 1))
     error_critical_ratio: float = setting(0.05, "Failed requests", unit="ratio 0-1", rule=between(0, 1))
-    ttft_slo_seconds: float = setting(2.0, "p95 of the time to the first token", unit="seconds", rule=positive)
-    e2e_slo_seconds: float = setting(30.0, "p95 of a whole request", unit="seconds", rule=positive)
-    kv_cache_warning_ratio: float = setting(0.95, "KV cache in use", unit="ratio 0-1", rule=between(0, 1))
-    queue_warning: float = setting(10.0, "Requests that wait", unit="requests", rule=positive)
+    ttft_warning_seconds: float = setting(2.0, "p95 of the time to the first token", unit="seconds", rule=positive)
+    ttft_critical_seconds: float = setting(5.0, "p95 of the time to the first token", unit="seconds", rule=positive)
+    restarts_critical: int = setting(3, "Restarts in the window looked at", unit="restarts", rule=at_least(1))
+    idle_sm_ratio: float = setting(0.05, "A held GPU below this activity is idle", unit="ratio 0-1", rule=between(0, 1))
+    idle_warning_seconds: float = setting(3600.0, "... for this long", unit="seconds", rule=positive)
+    gpu_hot_celsius: float = setting(87.0, "GPU temperature", unit="°C", rule=between(30, 150))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +280,11 @@ class Settings:
     def reader_token_path(self) -> Path:
         """File with the gateway's reading token."""
         return Path(self.gateway.reader_token_file or self.data_dir / "gateway-reader.token")
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The limits that queries judge by."""
+        return Thresholds(**dataclasses.asdict(self.alerts))
 
     def store_dsn(self) -> str:
         """DSN the collector writes to, with its password from `password_file`. Raises SettingsError."""

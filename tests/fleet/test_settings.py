@@ -18,6 +18,7 @@ from fleet.settings import (
     read_secret,
     with_password,
 )
+from fleet.severity import Thresholds
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,7 +104,11 @@ def test_all_mistakes_come_at_once_with_place_finding_and_advice():
         ("[synthetic]\nenabled = 1", "fleet.toml: synthetic.enabled: found 1, not true or false; write false"),
         ("[tenancy]\nteam_labels = 'x'", 'fleet.toml: tenancy.team_labels: found "x", not a list of texts; write ["ai'),
         ("[alerts]\nmemory_warning_ratio = 90", "fleet.toml: alerts.memory_warning_ratio: found 90, not between 0 and"),
-        ("[alerts]\nttft_slo_seconds = nan", "fleet.toml: alerts.ttft_slo_seconds: found NaN, not above 0; write a"),
+        (
+            "[alerts]\nttft_warning_seconds = nan",
+            "fleet.toml: alerts.ttft_warning_seconds: found NaN, not above 0; write a",
+        ),
+        ("[alerts]\nerror_warning_ratio = 0.5", "fleet.toml: alerts.error_critical_ratio: found 0.05, below"),
         ("[[docker]]\nurl = ''", 'fleet.toml: docker[0].url: found "", no scheme; write '),
         ("[[docker]]\nurl = 'unix://run/d.sock'", 'fleet.toml: docker[0].url: found "unix://run/d.sock", the path is'),
         (
@@ -246,6 +251,11 @@ def test_every_default_passes_its_own_rule():
 def test_the_table_holds_every_field_of_the_settings():
     fields = {field.name for field in dataclasses.fields(Settings)} - {"origins"}
     assert fields == {name for name, _, _ in SECTIONS.values()}
+
+
+def test_thresholds_of_the_settings_are_those_that_queries_judge_by():
+    assert settings().thresholds == Thresholds()
+    assert settings("[alerts]\nidle_sm_ratio = 0.1").thresholds == Thresholds(idle_sm_ratio=0.1)
 
 
 def test_variables_are_unambiguous():
