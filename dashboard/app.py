@@ -16,14 +16,12 @@ from dashboard.look import choices  # noqa: E402
 
 st.set_page_config(
     page_title="AI Fleet",
-    page_icon=":material/hub:",
+    page_icon=ROOT / "dashboard" / "icon.svg",
     layout="wide",
     initial_sidebar_state=navigation.SIDEBAR_PIXELS,
 )
 page = st.navigation(navigation.pages(), position="sidebar")
 visit = frame.arrive()
 frame.banners(visit)
-offered = choices(visit.viewer)
-frame.filters(visit, offered.tenants, offered.hosts, demo=offered.demo)
-st.session_state["aifleet-visit"] = visit
+frame.filters(visit, choices(visit.viewer))
 page.run()

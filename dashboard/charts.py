@@ -39,6 +39,13 @@ class Axis:
         points = int(np.ceil((window.end.timestamp() * 1000.0 - first) / step_ms))
         return cls(start_ms=float(first), step_ms=step_ms, points=max(points, 1))
 
+    @classmethod
+    def of(cls, starts_ms: npt.NDArray[np.float64]) -> Axis:
+        """The grid of a query's `t` column: regular, epoch milliseconds."""
+        step_ms = float(starts_ms[1] - starts_ms[0]) if len(starts_ms) > 1 else 60_000.0
+        start_ms = float(starts_ms[0]) if len(starts_ms) else 0.0
+        return cls(start_ms=start_ms, step_ms=step_ms, points=max(len(starts_ms), 1))
+
     @property
     def end_ms(self) -> float:
         """End of the last step."""
@@ -244,9 +251,10 @@ def _faded(colour: str, opacity: float = 0.18) -> str:
 
 def _layout(title: str, unit: str, colours: Palette, *, legend: bool) -> dict[str, object]:
     unit_text = f"  <span style='font-size:11px;color:{colours.faint}'>{html.escape(unit)}</span>" if unit else ""
+    legend_left = {} if title else {"x": 0, "xanchor": "left"}
     return {
         "title": {
-            "text": f"<b>{html.escape(title)}</b>{unit_text}",
+            "text": f"<b>{html.escape(title)}</b>{unit_text}" if title else "",
             "x": 0,
             "xref": "container",
             "xanchor": "left",
@@ -268,9 +276,11 @@ def _layout(title: str, unit: str, colours: Palette, *, legend: bool) -> dict[st
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "font": {"size": 11, "color": colours.faint},
+            "font": {"size": 10, "color": colours.faint},
             "itemwidth": 30,
             "bgcolor": "rgba(0,0,0,0)",
+            "traceorder": "normal",
+            **legend_left,
         },
         "hovermode": "x unified",
         "hoverlabel": {"bgcolor": colours.surface, "bordercolor": colours.grid, "font": {"color": colours.text}},

@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import pyarrow as pa
 
 from store import Store, StoreError, StoreUnavailable
 
@@ -24,8 +26,49 @@ T = TypeVar("T")
 
 #: Longest wait of a page for one answer; the store's own limit ends the question itself.
 PATIENCE_SECONDS = 25.0
+#: Windows end on shared snapshots; a few of them, for pages with different ranges, are enough.
+_SNAPSHOTS_KEPT = 6
 #: ClickHouse: wrong password, required password, unknown user, authentication failed.
 _CREDENTIALS_REFUSED = frozenset({192, 193, 194, 516})
+
+
+class _Snapshot:
+    """An open store as one snapshot sees it: the same statement is read once, whichever question needs it.
+
+    Questions of one page share most of their statements (all of them need the live containers).
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._tables: dict[Hashable, Future[pa.Table]] = {}
+
+    def query(
+        self, sql: str, parameters: Mapping[str, object] | None = None, *, settings: Mapping[str, object] | None = None
+    ) -> pa.Table:
+        """As `Store.query`. Statement and parameters say everything that decides the answer, the scope included."""
+        key = (sql, _frozen(parameters or {}), _frozen(settings or {}))
+        with self._lock:
+            future = self._tables.get(key)
+            mine = future is None
+            if future is None:
+                future = self._tables[key] = Future()
+        if mine:
+            try:
+                future.set_result(self._store.query(sql, parameters, settings=settings))
+            except StoreError as error:
+                with self._lock:
+                    self._tables.pop(key, None)
+                future.set_exception(error)
+        return future.result(timeout=PATIENCE_SECONDS)
+
+
+def _frozen(value: object) -> Hashable:
+    if isinstance(value, Mapping):
+        return tuple(sorted((name, _frozen(item)) for name, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(item) for item in value)
+    return cast("Hashable", value)
 
 
 class Reader:
@@ -45,6 +88,7 @@ class Reader:
     ) -> None:
         self._opener = opener
         self._store: Store | None = None
+        self._snapshots: dict[Hashable, _Snapshot] = {}
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="store-reader")
         self._entries = entries
         self._pulse_seconds = pulse_seconds
@@ -63,22 +107,34 @@ class Reader:
 
         Raises StoreUnavailable when the store does not answer, StoreError when it refuses; neither is remembered.
         """
-        key = (question, snapshot, args, tuple(sorted(kwargs.items())))
-        with self._lock:
-            future = self._answers.get(key)
-            if future is None:
-                future = self._start(question, args, kwargs)
-                self._answers[key] = future
-                while len(self._answers) > self._entries:
-                    self._answers.popitem(last=False)
-            else:
-                self._answers.move_to_end(key)
+        key, future = self._begin(snapshot, question, args, kwargs)
         try:
             return cast("T", self._wait(future))
         except StoreError:
             with self._lock:
                 self._answers.pop(key, None)
             raise
+
+    def ahead(
+        self, snapshot: Hashable, question: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Start reading what `ask` will want, without waiting: the questions of a page are read side by side."""
+        self._begin(snapshot, question, args, kwargs)
+
+    def _begin(
+        self, snapshot: Hashable, question: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Hashable, Future[object]]:
+        key = (question, snapshot, args, tuple(sorted(kwargs.items())))
+        with self._lock:
+            future = self._answers.get(key)
+            if future is None:
+                future = self._start(snapshot, question, args, kwargs)
+                self._answers[key] = future
+                while len(self._answers) > self._entries:
+                    self._answers.popitem(last=False)
+            else:
+                self._answers.move_to_end(key)
+        return key, future
 
     def pulse(self, question: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Like `ask` for the question "what is the newest snapshot": read at most once a second for all viewers."""
@@ -88,7 +144,7 @@ class Reader:
             read = self._pulses.get(key)
             if read is None or now - read[0] >= self._pulse_seconds:
                 self._pulses = {k: v for k, v in self._pulses.items() if now - v[0] < 60}
-                read = (now, self._start(question, args, kwargs))
+                read = (now, self._start(None, question, args, kwargs))
                 self._pulses[key] = read
         return cast("T", self._wait(read[1]))
 
@@ -98,19 +154,27 @@ class Reader:
         self._let_go()
 
     def _start(
-        self, question: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+        self, snapshot: Hashable, question: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future[object]:
         self.asked += 1
-        return self._pool.submit(self._put, question, args, kwargs)
+        return self._pool.submit(self._put, snapshot, question, args, kwargs)
 
-    def _put(self, question: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def _put(
+        self, snapshot: Hashable, question: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
         """Runs on a thread of the pool. Opens the store late, so that the pages come up before the collector does."""
         with self._opening:
             if self._store is None:
                 self._store = self._opener()
             store = self._store
+            seen: Store = store
+            if snapshot is not None:
+                # It has the one method of Store that questions use.
+                seen = cast("Store", self._snapshots.setdefault(snapshot, _Snapshot(store)))
+                while len(self._snapshots) > _SNAPSHOTS_KEPT:
+                    self._snapshots.pop(next(iter(self._snapshots)))
         try:
-            return question(store, *args, **kwargs)
+            return question(seen, *args, **kwargs)
         except StoreError as error:
             if error.code in _CREDENTIALS_REFUSED:  # the collector began anew with a new token: read it again
                 self._let_go()
@@ -119,6 +183,7 @@ class Reader:
     def _let_go(self) -> None:
         with self._opening:
             store, self._store = self._store, None
+            self._snapshots.clear()
         if store is not None:
             store.close()
 

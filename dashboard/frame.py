@@ -13,10 +13,10 @@ from datetime import datetime
 import streamlit as st
 
 from dashboard import context as ctx
+from dashboard import empty, navigation, process, streamlit_private
 from dashboard import format as fmt
-from dashboard import panels, process, streamlit_private
 from dashboard.context import Context
-from dashboard.look import Look, SourceState, look_now
+from dashboard.look import Choices, Look, SourceState, look_now
 from dashboard.theme import Status
 from fleet.model import Scope
 from store import StoreError
@@ -41,6 +41,11 @@ class Visit:
         return self.viewer.narrow(self.context.tenant)
 
 
+def visit() -> Visit:
+    """The visit the router has read; for pages."""
+    return st.session_state["aifleet-visit"]
+
+
 def arrive() -> Visit:
     """Read the address and the viewer; put the last view back after a click on the navigation."""
     params = {name: value for name, value in st.query_params.items() if len(name) <= 20}
@@ -55,7 +60,11 @@ def arrive() -> Visit:
     deployment = process.current()
     context, wrong = ctx.read(params, deployment.now())
     st.session_state[_VIEW] = {k: v for k, v in context.params().items() if k in ctx.SHARED}
-    return Visit(context=context, viewer=deployment.access.scope(_named(deployment.access.trusted_header)), wrong=wrong)
+    found = Visit(
+        context=context, viewer=deployment.access.scope(_named(deployment.access.trusted_header)), wrong=wrong
+    )
+    st.session_state["aifleet-visit"] = found
+    return found
 
 
 def _named(header: str) -> list[str]:
@@ -63,12 +72,12 @@ def _named(header: str) -> list[str]:
     return st.context.headers.get_all(header) if header else []
 
 
-def filters(visit: Visit, tenants: Sequence[str], hosts: Sequence[str], *, demo: bool) -> None:
+def filters(visit: Visit, offered: Choices) -> None:
     """The bar over every page: tenant, host, range or window, DEMO, refresh."""
     context = visit.context
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        _choice("tenant", "tenant", context.tenant, tenants)
-        _choice("host", "host", context.host, hosts)
+        _choice("tenant", "tenant", context.tenant, offered.tenants)
+        _choice("host", "host", context.host, offered.hosts)
         if context.frozen is None:
             st.session_state["f-range"] = context.range_name
             st.segmented_control(
@@ -88,7 +97,7 @@ def filters(visit: Visit, tenants: Sequence[str], hosts: Sequence[str], *, demo:
             )
             st.button("Go live", key="f-live", on_click=_go_live, icon=":material/play_arrow:", type="tertiary")
         st.space("stretch")
-        if demo:
+        if offered.demo:
             st.badge("DEMO", color="violet", help="A synthetic source is present: these containers do not exist")
         st.session_state["f-every"] = context.refresh_seconds
         st.selectbox(
@@ -161,23 +170,26 @@ def live(visit: Visit, render: Callable[[Look], None]) -> None:
     def tick() -> None:
         try:
             look = look_now(visit.context, visit.viewer)
+            if look.seen:
+                render(look)
+            else:
+                empty.nothing_collected(look)
         except StoreError as error:
-            store_away(error)
-            return
-        freshness(look)
-        try:
-            render(look)
-        except StoreError as error:
-            store_away(error)
+            empty.store_away(error)
 
     tick()
 
 
-def freshness(look: Look) -> None:
-    """One word and age per source, on the right; the way to Status when something is not fresh."""
-    chips = "  ".join(chip(source, look.now) for source in look.sources)
-    with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center", gap="small"):
-        st.markdown(chips or f":gray-badge[{Status.NONE.glyph} no source has reported yet]", width="content")
+def headline(look: Look, words: str) -> None:
+    """The page's answer in words on the left, the freshness of every source on the right.
+
+    `words` is Markdown of ours with fleet text already escaped.
+    """
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"#### {words}", width="stretch")
+        st.markdown(" ".join(chip(source, look.now) for source in look.sources), width="content")
+        if any(source.status not in {Status.OK, Status.NONE} for source in look.sources):
+            navigation.link("status", "why", look.context, icon=":material/help:")
 
 
 def chip(source: SourceState, now: datetime) -> str:
@@ -185,14 +197,3 @@ def chip(source: SourceState, now: datetime) -> str:
     age = fmt.age(source.newest, now) if source.newest else Status.NONE.word
     word = f", {fmt.markdown(source.word, 24)}" if source.status is not Status.OK and source.word else ""
     return source.status.badge(f"{fmt.markdown(source.name, 24)} {age}{word}")
-
-
-def store_away(error: StoreError) -> None:
-    """The page without its store: what was looked for, what was found, what to do."""
-    panels.headline(f":gray[{Status.UNKNOWN.glyph}] The store does not answer")
-    st.markdown(
-        f"- **Looked for** the collector's store, as the settings name it\n"
-        f"- **Found** {fmt.markdown(str(error), 300)}\n"
-        f"- **Do** start the collector: `python -m collectors run`, or look around with `make demo`"
-    )
-    st.caption("This page tries again by itself.")

@@ -38,7 +38,7 @@ class Card:
     help: str = ""
 
 
-def cards(items: Sequence[Card], *, height: int = 118) -> None:
+def cards(items: Sequence[Card], *, height: int = 132) -> None:
     """A row of number cards of the same height, whatever each of them has to show."""
     with st.grid(len(items), min_column_width=100, wrap=False, gap="xsmall", row_height=height):
         for item in items:
@@ -119,7 +119,7 @@ class Column:
 
 
 def table(
-    rows: Mapping[str, Sequence[object] | pa.Array],
+    rows: Mapping[str, Sequence[object] | pa.Array] | pa.Table,
     columns: Sequence[Column],
     *,
     key: str,
@@ -133,13 +133,21 @@ def table(
     A click reports a position in the table that was on screen, so the names that went with it are remembered until
     the next drawing.
     """
-    data = pa.table({column.name: _array(rows[column.name], column) for column in columns})
+    ready = isinstance(rows, pa.Table)
+    data = rows if ready else pa.table({column.name: _array(rows[column.name], column) for column in columns})
     height = _HEADER_HEIGHT + ROW_HEIGHT * max(min(shown_rows or data.num_rows, max(data.num_rows, 1)), 1) + 3
     config = {column.name: _config(column) for column in columns}
     names_key = f"{key}-ids"
     if on_pick is None:
         st.dataframe(
-            data, hide_index=True, column_config=config, row_height=ROW_HEIGHT, height=height, alt=alt, key=key
+            data,
+            hide_index=True,
+            column_config=config,
+            row_height=ROW_HEIGHT,
+            height=height,
+            alt=alt,
+            key=key,
+            placeholder=fmt.DASH,
         )
         return
     before = st.session_state.get(names_key, ())
@@ -152,6 +160,7 @@ def table(
         height=height,
         alt=alt,
         key=key,
+        placeholder=fmt.DASH,
         on_select="rerun",
         selection_mode="single-cell",
     )
@@ -161,7 +170,7 @@ def table(
 
 
 def download(
-    rows: Mapping[str, Sequence[object] | pa.Array], columns: Sequence[Column], *, name: str, key: str
+    rows: Mapping[str, Sequence[object] | pa.Array] | pa.Table, columns: Sequence[Column], *, name: str, key: str
 ) -> None:
     """A button that saves exactly the rows on the page; built when pressed, with formulas made harmless."""
     shown = [column for column in columns if column.kind != "spark"]
@@ -222,7 +231,7 @@ def spark_array(series: Sequence[Sequence[float | None] | None]) -> pa.Array:
 
 
 def _array(values: Sequence[object] | pa.Array, column: Column) -> pa.Array:
-    if isinstance(values, pa.Array):
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values
     if column.kind in {"bar", "percent"}:
         # Whole percent: what a bar of 60 pixels can show, at one byte a row.

@@ -108,7 +108,32 @@ def test_refused_credentials_open_the_store_anew_with_the_new_token():
 
     reader = Reader(opener)
     with pytest.raises(StoreError):
-        reader.ask(1, question)
-    assert reader.ask(1, question) == "ok"
+        reader.ask(None, question)
+    assert reader.ask(None, question) == "ok"
     assert opened[0].closed == 1
+    reader.close()
+
+
+class Counting(Shelf):
+    def __init__(self):
+        self.statements = []
+
+    def query(self, sql, parameters=None, *, settings=None):
+        self.statements.append((sql, parameters))
+        return len(self.statements)
+
+
+def test_questions_of_one_snapshot_share_their_statements_and_another_snapshot_reads_anew():
+    store = Counting()
+    reader = Reader(lambda: store)
+
+    def first(seen):
+        return seen.query("SELECT 1", {"tenants": ["a"]})
+
+    def second(seen):
+        return seen.query("SELECT 1", {"tenants": ["a"]}), seen.query("SELECT 1", {"tenants": ["b"]})
+
+    assert reader.ask(1, first) == 1
+    assert reader.ask(1, second) == (1, 2)
+    assert reader.ask(2, first) == 3
     reader.close()

@@ -1,0 +1,206 @@
+"""Panels of one container: its facts, and the signals of all sources on one time axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from dashboard import charts, fleet_panels, navigation, panels
+from dashboard import format as fmt
+from dashboard.charts import Axis, Line, Mark
+from dashboard.look import Look
+from dashboard.theme import Status
+from queries.answer import Answer
+
+Row = Mapping[str, Any]
+_HEIGHT = 186
+_ORIGINS = {"mapped": "mapped", "label": "self-declared", "compose": "from its compose project", "none": "unassigned"}
+
+
+def sentence(row: Row) -> str:
+    """The container's name and state, and what is wrong with it."""
+    status = fleet_panels.LEVELS[row["level"]]
+    began = f" :gray[since {fmt.markdown(fmt.clock(row['since'], with_date=True))}]" if row["since"] else ""
+    why = f" {fmt.markdown(row['why'], 140)}" if row["why"] else f" {status.word}"
+    return f":{status.colour}[{status.glyph}] {fmt.markdown(row['name'], 80)} :{status.colour}[{why.strip()}]{began}"
+
+
+def header(look: Look, row: Row) -> None:
+    """Who it is and where it runs, in two lines, with the ways up."""
+    gpus = fleet_panels.gpu_words(row["gpus"], row["attribution"])
+    image_age = f", built {fmt.age(row['image_created_at'], look.window.end)} ago" if row["image_created_at"] else ""
+    panels.facts(
+        {
+            "state": " ".join(part for part in (row["state"], row["health"]) if part),
+            "tenant": f"{row['tenant']} ({_ORIGINS.get(row['tenant_origin'], row['tenant_origin'])})",
+            "team": row["team"],
+            "owner": row["owner"],
+            "host": row["host"],
+            "GPUs": gpus,
+            "asked for": row["gpu_request"],
+            "started": f"{fmt.age(row['started_at'], look.window.end)} ago" if row["started_at"] else "",
+            "restarts": fmt.count(row["restarts"]),
+            "exit code": "" if row["exit_code"] is None or row["state"] == "running" else str(row["exit_code"]),
+        }
+    )
+    panels.facts(
+        {
+            "image": f"{row['image']}{image_age}",
+            "digest": row["image_digest"].rpartition(":")[2][:12],
+            "container": row["container_id"][:12],
+            "user": row["user"] or "root (not set)",
+            "privileged": "yes" if row["privileged"] else "",
+        }
+    )
+    with st.container(horizontal=True, gap="medium"):
+        context = look.context
+        navigation.link("tenant", "this tenant", context, icon=":material/group:", tenant=row["tenant"], id=None)
+        navigation.link("containers", "this host", context, icon=":material/dns:", host=row["host"], id=None)
+        navigation.link("gpus", "its GPUs", context, icon=":material/memory:", host=row["host"], id=None)
+        start, end = (str(int(moment.timestamp())) for moment in (look.window.start, look.window.end))
+        navigation.link(
+            "container", "freeze this window", context, icon=":material/link:",
+            id=row["container_key"], range=None, **{"from": start, "to": end},
+        )  # fmt: skip
+
+
+def gpu_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
+    """SM and memory of this container, the other holders of the same GPUs as grey stack."""
+    table = found.rows
+    if not table.num_rows:
+        panels.nothing("This container held and used no GPU in this range", height=_HEIGHT)
+        return
+    uuids = list(dict.fromkeys(table["gpu_uuid"].to_pylist()))
+    points = table.num_rows // len(uuids)
+    axis = Axis.of(table["t"].to_numpy()[:points])
+    names = table["gpu_index"].to_pylist()[::points]
+    grey, faint = look.colours.unknown, look.colours.faint
+    for label, own, others, nobody, unit in (
+        ("SM activity", "sm_ratio", "others_sm_ratio", "unattributed_sm_ratio", "%"),
+        ("GPU memory", "memory_bytes", "others_memory_bytes", "unattributed_memory_bytes", "B"),
+    ):
+        lines = [
+            Line(name=f"GPU {names[i]}", values=values, stacked=True, colour=look.colours.series[i % 8])
+            for i, values in enumerate(_split(table, own, len(uuids)))
+        ]
+        for name, column, colour in (("other holders", others, grey), ("unattributed", nobody, faint)):
+            total = np.nansum(_split(table, column, len(uuids)), axis=0).astype(np.float32)
+            if np.any(total > 0):
+                lines.append(Line(name=name, values=total, stacked=True, colour=colour))
+        panels.chart(
+            charts.series(label, axis, lines, look.colours, unit=unit, marks=marks),
+            key=f"gpu-{own}", alt=f"{label} of this container and of others on its GPUs", height=_HEIGHT,
+        )  # fmt: skip
+    power = np.nansum(_split(table, "power_watts", len(uuids)), axis=0).astype(np.float32)
+    if np.any(power > 0):
+        lines = [Line(name="power", values=power)]
+        panels.chart(
+            charts.series("GPU power", axis, lines, look.colours, unit="W", marks=marks),
+            key="gpu-power", alt="Power drawn for this container", height=_HEIGHT,
+        )  # fmt: skip
+
+
+def latency_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
+    """Time to first token and whole requests: p50, p95 with its interval, the limit."""
+    if not found.rows.num_rows:
+        _no_endpoint()
+        return
+    axis, limit = Axis.of(found.rows["t"].to_numpy()), (2.0, "limit 2 s")
+    for field, label, line in (
+        ("ttft", "Time to first token", limit),
+        ("itl", "Between tokens", None),
+        ("e2e", "Whole request", None),
+    ):
+        colour = look.colours.series[0]
+        lines = [
+            Line(name="low", values=_floats(found, f"{field}_p95_lower_seconds"), width=0, colour=colour, legend=False),
+            Line(name="p95 interval", values=_floats(found, f"{field}_p95_upper_seconds"), band=True, colour=colour),
+            Line(name="p95", values=_floats(found, f"{field}_p95_seconds"), colour=colour),
+            Line(name="p50", values=_floats(found, f"{field}_p50_seconds"), colour=look.colours.series[2]),
+        ]
+        if all(np.isnan(line_.values).all() for line_ in lines):
+            continue
+        panels.chart(
+            charts.series(label, axis, lines, look.colours, unit="s", marks=marks, limit=line),
+            key=f"latency-{field}", alt=f"{label}: p50 and p95 over time", height=_HEIGHT,
+        )  # fmt: skip
+
+
+def load_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
+    """Requests and errors, tokens in and out, queue, KV cache."""
+    if not found.rows.num_rows:
+        _no_endpoint()
+        return
+    axis = Axis.of(found.rows["t"].to_numpy())
+    _group(
+        look, found, axis, marks,
+        ("Requests", "/s", (("requests", "requests_per_second"), ("errors", "errors_per_second"))),
+        ("Tokens", "/s", (("in", "prompt_tokens_per_second"), ("out", "generation_tokens_per_second"))),
+        ("Requests at a time", "", (("running", "requests_running"), ("waiting", "requests_waiting"))),
+        ("KV cache", "%", (("used", "kv_cache_ratio"),)),
+    )  # fmt: skip
+
+
+def host_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
+    """CPU, memory against the limit, network and block devices."""
+    if not found.rows.num_rows:
+        panels.nothing("Docker gave no readings of this container in this range", height=_HEIGHT)
+        return
+    axis = Axis.of(found.rows["t"].to_numpy())
+    limits = [value for value in found.rows["memory_limit_bytes"].to_pylist() if value]
+    _group(
+        look, found, axis, marks,
+        ("CPU", "cores", (("cores", "cpu_cores"),)),
+        ("Memory", "B", (("working set", "memory_working_set_bytes"),)),
+        ("Network", "B/s", (("in", "network_receive_bytes_per_second"), ("out", "network_transmit_bytes_per_second"))),
+        ("Block devices", "B/s", (("read", "block_read_bytes_per_second"), ("write", "block_write_bytes_per_second"))),
+        limit=(float(limits[-1]), f"limit {fmt.size(limits[-1])}") if limits else None,
+    )  # fmt: skip
+
+
+def _group(
+    look: Look,
+    found: Answer,
+    axis: Axis,
+    marks: Sequence[Mark],
+    *parts: tuple[str, str, tuple[tuple[str, str], ...]],
+    limit: tuple[float, str] | None = None,
+) -> None:
+    columns = st.columns(2, gap="medium")
+    for place, (label, unit, names) in enumerate(parts):
+        lines = [Line(name=name, values=_floats(found, column)) for name, column in names]
+        with columns[place % 2]:
+            panels.chart(
+                charts.series(
+                    label, axis, lines, look.colours, unit=unit, marks=marks,
+                    limit=limit if label == "Memory" else None,
+                ),
+                key=f"group-{names[0][1]}", alt=f"{label} over time", height=_HEIGHT,
+            )  # fmt: skip
+
+
+def labels(found: Sequence[tuple[str, str]] | None) -> None:
+    """The container's labels; values that looked like secrets were replaced before they were stored."""
+    if not found:
+        panels.nothing("No labels", Status.NONE)
+        return
+    columns = (panels.Column(name="key", label="label", width=280), panels.Column(name="value", label="value"))
+    panels.table(
+        {"key": [key for key, _ in found], "value": [value for _, value in found]},
+        columns, key="labels", alt="Labels of this container", shown_rows=12,
+    )  # fmt: skip
+
+
+def _no_endpoint() -> None:
+    panels.nothing("No inference endpoint is joined to this container; Status lists the unjoined ones", height=_HEIGHT)
+
+
+def _floats(found: Answer, column: str) -> charts.Floats:
+    return found.rows[column].to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def _split(table: Any, column: str, parts: int) -> charts.Floats:  # noqa: ANN401
+    return table[column].to_numpy(zero_copy_only=False).astype(np.float32).reshape(parts, -1)

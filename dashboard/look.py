@@ -1,0 +1,168 @@
+"""One look of one viewer at the newest snapshot: the window it ends, how fresh each source is, and the way to ask.
+
+A page is drawn from the snapshot, not from the clock: between two snapshots it comes out byte for byte the same, and
+Streamlit sends references instead of contents. Only when nothing has arrived for a while does the window follow the
+clock, so that silence shows as a gap and as unknown, not as the last good values for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Concatenate, ParamSpec, TypeVar
+
+import streamlit as st
+
+from dashboard import process
+from dashboard.context import Context
+from dashboard.theme import Palette, Status, palette
+from fleet.model import Scope, Window
+from queries import status
+from queries.answer import Answer
+from queries.snapshot import Snapshot, newest_snapshot
+from store import Store, StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Snapshots closer together than this are one: viewers whose timers differ by a second share their answers.
+SNAPSHOT_SECONDS = 5
+#: Without any sample for this long, time goes on by the clock.
+SILENCE_SECONDS = 30
+_KINDS = {"docker": "Docker", "nvml": "NVML", "prometheus": "Prometheus", "synthetic": "Synthetic"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceState:
+    """One kind of source, the worst of its targets: newest good reading, status, and a word when it is not fine."""
+
+    name: str
+    newest: datetime | None
+    status: Status
+    word: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one run of a page's live fragment sees."""
+
+    context: Context
+    viewer: Scope
+    now: datetime
+    window: Window
+    sources: tuple[SourceState, ...]
+    answer: Answer  # the rows behind `sources`
+    colours: Palette
+
+    @property
+    def scope(self) -> Scope:
+        """What this page may read."""
+        return self.viewer.narrow(self.context.tenant)
+
+    @property
+    def seen(self) -> bool:
+        """True when any source has ever reported."""
+        return bool(self.sources)
+
+    def ask(
+        self, question: Callable[Concatenate[Store, Scope, Window, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The answer to a question about this scope and window. Raises StoreError."""
+        return process.current().reader.ask(self.window.end, question, self.scope, self.window, *args, **kwargs)
+
+    def ahead(
+        self, question: Callable[Concatenate[Store, Scope, Window, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Start a question that will be asked below, so that the questions of a page are read side by side."""
+        process.current().reader.ahead(self.window.end, question, self.scope, self.window, *args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the filter bar offers, and whether any source is synthetic."""
+
+    tenants: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    demo: bool = False
+
+
+def _newest(store: Store, viewer: Scope) -> Snapshot:
+    return newest_snapshot(store, viewer, process.current().now())
+
+
+def look_now(context: Context, viewer: Scope) -> Look:
+    """The newest snapshot seen through this view. Raises StoreError."""
+    deployment = process.current()
+    now = deployment.now()
+    newest = deployment.reader.pulse(_newest, viewer).newest
+    window = context.window(snapshot_end(newest, now))
+    if context.frozen is None:
+        live = window
+    else:
+        live = Window(start=snapshot_end(newest, now) - timedelta(hours=1), end=snapshot_end(newest, now))
+    found = deployment.reader.ask(live.end, status.source_status, viewer, live)
+    return Look(
+        context=context,
+        viewer=viewer,
+        now=now,
+        window=window,
+        sources=source_states(found),
+        answer=found,
+        colours=palette(st.context.theme.type),
+    )
+
+
+def snapshot_end(newest: datetime | None, now: datetime) -> datetime:
+    """End of "now": the newest sample, on a grid that all viewers share; the clock when nothing arrives."""
+    silent = newest is None or (now - newest).total_seconds() > SILENCE_SECONDS
+    at, step = (now, SILENCE_SECONDS) if silent or newest is None else (newest, SNAPSHOT_SECONDS)
+    return datetime.fromtimestamp(-(-int(at.timestamp()) // step) * step, tz=UTC)
+
+
+def source_states(found: Answer) -> tuple[SourceState, ...]:
+    """One state per kind of source: that of its worst target; kinds in a fixed order."""
+    worst: dict[str, SourceState] = {}
+    for row in found.rows.to_pylist():
+        kind, state, age_seconds = row["source"], row["state"], row["age_seconds"]
+        at = row["at"]
+        newest = at if state == "ok" else None
+        if age_seconds is not None and newest is None and state != "absent":
+            newest = found.as_of and max(at - timedelta(seconds=age_seconds), datetime.min.replace(tzinfo=UTC))
+        one = SourceState(
+            name=_KINDS.get(kind, kind),
+            newest=newest,
+            status=STATES.get(state, Status.UNKNOWN),
+            word={"ok": "", "absent": "none here"}.get(state) or row["reason"] or state,
+        )
+        if kind not in worst or one.status.rank < worst[kind].status.rank:
+            worst[kind] = one if state != "ok" else SourceState(name=one.name, newest=at, status=one.status)
+    return tuple(worst[kind] for kind in sorted(worst, key=lambda k: (list(_KINDS).index(k) if k in _KINDS else 9, k)))
+
+
+STATES = {
+    "ok": Status.OK,
+    "partial": Status.WARNING,
+    "stale": Status.WARNING,
+    "failed": Status.CRITICAL,
+    "absent": Status.NONE,
+}
+
+
+def choices(viewer: Scope) -> Choices:
+    """What the filters offer this viewer; nothing while the store is away."""
+    deployment = process.current()
+    try:
+        snapshot = deployment.reader.pulse(_newest, viewer)
+        end = snapshot_end(snapshot.newest, deployment.now())
+        # Names change rarely: one reading a minute is enough.
+        minute = end.replace(second=0, microsecond=0)
+        window = Window(start=minute - timedelta(hours=1), end=minute)
+        rows = deployment.reader.ask(minute, status.choices, viewer, window).rows.to_pylist()
+    except StoreError:
+        return Choices()
+    return Choices(
+        tenants=tuple(row["value"] for row in rows if row["kind"] == "tenant"),
+        hosts=tuple(row["value"] for row in rows if row["kind"] == "host"),
+        demo=snapshot.synthetic,
+    )

@@ -1,0 +1,170 @@
+"""Panels of the Overview: the sentence, the number cards, the host map, activity by tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from dashboard import charts, fleet_panels, hostmap, navigation, panels
+from dashboard import format as fmt
+from dashboard.events import marks
+from dashboard.look import Look
+from dashboard.panels import Card
+from dashboard.theme import Status
+from queries.answer import Answer
+
+Row = Mapping[str, Any]
+MAP_HEIGHT = 208
+#: Events of a whole fleet that are worth a mark; a crash loop's starts would cover everything.
+TOLD = {"image_change", "oom", "xid", "gap"}
+
+
+def sentence(numbers: Mapping[str, Row], unknown: int) -> str:
+    """How many things are in trouble, containers and GPUs together."""
+    counts = {3: _whole(numbers, "criticals"), 2: _whole(numbers, "warnings"), 1: unknown}
+    counts[0] = int(numbers["containers_running"]["total"] or 0)
+    return fleet_panels.severity_words(counts)
+
+
+def worst_line(look: Look, worst: Row | None) -> None:
+    """The worst container in one sentence with the way to it; an empty line of the same height when all is fine."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if worst is None or worst["level"] < 2:
+            st.markdown(":gray[No container needs a look now.]", width="content")
+            return
+        began = fleet_panels.since(worst["since"], look.window.end)
+        when = f" :gray[since {fmt.markdown(began)}]" if began else ""
+        st.markdown(
+            f"**{fmt.markdown(worst['tenant'], 40)} / {fmt.markdown(worst['name'], 60)}** "
+            f"{fmt.markdown(worst['why'], 140)}{when}",
+            width="content",
+        )
+        navigation.link("container", "open", look.context, icon=":material/arrow_forward:", id=worst["container_key"])
+
+
+def cards(numbers: Mapping[str, Row], *, fleet: bool) -> None:
+    """The eight numbers of the first screen; each says its change against the time before the window."""
+    up, gpus, memory = numbers["containers_running"], numbers["gpus_active"], numbers["gpu_memory_used_bytes"]
+    ttft = numbers["ttft_p95_seconds"]
+    ttft_value = f"≥ {fmt.seconds(ttft['lower'])}" if ttft["state"] == "beyond" else fmt.seconds(ttft["value"])
+    share = fleet_panels.ratio(memory["value"], memory["total"])
+    total = f" / {fmt.count(gpus['total'])}" if fleet and gpus["total"] is not None else ""
+    panels.cards(
+        [
+            _card("Containers up", f"{fmt.count(up['value'])} / {fmt.count(up['total'])}", up, fmt.count, "up"),
+            _card("GPUs active", f"{fmt.count(gpus['value'])}{total}", gpus, fmt.count, None),
+            _card("GPU memory", fmt.percent(None if share is None else round(share, 2)), memory, fmt.size, None),
+            _card("p95 TTFT", ttft_value, ttft, fmt.seconds, "down", _STATE_WORDS.get(ttft["state"], "")),
+            _card("Errors", fmt.percent(numbers["error_ratio"]["value"]), numbers["error_ratio"], fmt.percent, "down"),
+            _number("Requests/s", numbers["requests_per_second"]),
+            _number("Tokens/s", numbers["tokens_per_second"]),
+            _number("GPU power", numbers["power_watts"], "W"),
+        ]
+    )
+
+
+_STATE_WORDS = {"too_few": "too few requests", "no_traffic": "no traffic", "not_measured": "not measured"}
+
+
+def _number(label: str, row: Row, unit: str = "") -> Card:
+    return _card(label, fmt.number(row["value"], unit), row, lambda value: fmt.number(value, unit), None)
+
+
+def _card(label: str, value: str, row: Row, words: Any, good: str | None, note: str = "") -> Card:  # noqa: ANN401
+    change = fmt.change(row["value"], row["previous"])
+    shown = words(abs(change)) if change is not None else ""
+    same = shown in {"", fmt.DASH} or shown.split(" ")[0] == "0"
+    return Card(
+        label=label,
+        value=value,
+        change="" if same or change is None else fmt.signed(change, shown),
+        note=note or ("unchanged" if change is not None and same else ""),
+        good=good,
+        spark=row["spark"] or (),
+    )
+
+
+def _whole(numbers: Mapping[str, Row], name: str) -> int:
+    return int(numbers[name]["value"] or 0)
+
+
+def host_rows(rows: Sequence[Row]) -> list[hostmap.HostRow]:
+    """The rows of the query as the map draws them."""
+    hosts: dict[str, tuple[list[hostmap.Tile], dict[str, list[Status]]]] = {}
+    for row in rows:
+        tiles, groups = hosts.setdefault(row["host"], ([], {}))
+        if row["kind"] == "gpu":
+            tiles.append(_tile(row))
+        else:
+            groups.setdefault(row["tenant"], []).append(fleet_panels.LEVELS[row["level"]])
+    return [
+        hostmap.HostRow(host=fleet_panels.short_host(host), tiles=tiles, containers=list(groups.items()))
+        for host, (tiles, groups) in hosts.items()
+    ]
+
+
+def _tile(row: Row) -> hostmap.Tile:
+    used = row["memory_used_bytes"]
+    state = "error" if row["level"] == 3 else {"low": "busy"}.get(row["use"], row["use"])
+    return hostmap.Tile(
+        model=short_model(row["name"]),
+        busy_ratio=row["ratio"],
+        memory_ratio=fleet_panels.ratio(used, row["memory_total_bytes"]),
+        memory_used_bytes=used,
+        holder=row["tenant"] or ("shared" if len(row["tenants"]) > 1 else ""),
+        state=state,
+    )
+
+
+def short_model(name: str) -> str:
+    """The model's name without maker and size: H100 of "NVIDIA H100 80GB HBM3"."""
+    words = [word for word in name.replace("-", " ").split() if word not in {"NVIDIA", "Tesla", "GeForce"}]
+    return words[0] if words else name
+
+
+def fleet_map(look: Look, found: Answer) -> None:
+    """Hosts, their GPUs and the other containers."""
+    rows = host_rows(found.rows.to_pylist())
+    panels.title("Hosts and GPUs", "fill: SM activity; squares: containers without a GPU")
+    if not rows:
+        panels.nothing("No host in this view", height=MAP_HEIGHT)
+        return
+    with st.container(height=MAP_HEIGHT, border=False):
+        st.image(hostmap.draw(rows, look.colours), width="stretch", alt=hostmap.describe(rows))
+
+
+def activity(look: Look, found: Answer, events: Answer) -> None:
+    """GPUs' worth of SM activity, stacked by tenant."""
+    table = found.rows
+    panels.title("GPU activity by tenant", "GPUs' worth of SM time")
+    if not table.num_rows:
+        panels.nothing("No GPU was attributed to a container in this range", height=MAP_HEIGHT)
+        return
+    lines, axis = stack(table, "tenant", "gpus_busy", look)
+    told = [row for row in events.rows.to_pylist() if row["kind"] in TOLD]
+    spec = charts.series("", axis, lines, look.colours, marks=marks(told, look.colours))
+    panels.chart(spec, key="activity", alt="GPUs busy over time, stacked by tenant", height=MAP_HEIGHT)
+
+
+def stack(table: Any, by: str, value: str, look: Look, *, shown: int = 7) -> tuple[list[charts.Line], charts.Axis]:  # noqa: ANN401
+    """Lines of a long table (`by`, t, `value`); the smallest beyond `shown` become one, nobody's share is grey."""
+    names = table[by].to_pylist()
+    order = list(dict.fromkeys(names))
+    points = len(names) // len(order)
+    axis = charts.Axis.of(table["t"].to_numpy()[:points])
+    values = table[value].to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(order), points)
+    own = [index for index, name in enumerate(order) if name]
+    lines = [
+        charts.Line(name=order[index], values=values[index], stacked=True, colour=look.colours.series[place % 8])
+        for place, index in enumerate(own[:shown])
+    ]
+    if own[shown:]:
+        rest = np.nansum(values[own[shown:]], axis=0).astype(np.float32)
+        lines.append(charts.Line(name="others", values=rest, stacked=True, colour=look.colours.series[7]))
+    if "" in order:
+        nobody = values[order.index("")]
+        lines.append(charts.Line(name="unattributed", values=nobody, stacked=True, colour=look.colours.unknown))
+    return lines, axis

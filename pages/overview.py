@@ -1,0 +1,47 @@
+"""Overview: is anything wrong, where, since when?"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import fleet_panels, frame, navigation, overview_panels, panels
+from dashboard.look import Look
+from queries import containers, events, overview
+
+visit = frame.visit()
+
+
+def open_container(key: str) -> None:
+    navigation.go("container", visit.context, id=key)
+
+
+def render(look: Look) -> None:
+    host = look.context.host
+    look.ahead(overview.fleet_numbers, host=host)
+    look.ahead(containers.container_table, host=host, limit=10)
+    look.ahead(overview.host_map, host=host)
+    look.ahead(overview.gpu_activity_by_tenant, host=host)
+    happened = look.ask(events.recent_events, host=host, limit=60)
+    found = look.ask(overview.fleet_numbers, host=host)
+    worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
+    placed = look.ask(overview.host_map, host=host)
+    busy = look.ask(overview.gpu_activity_by_tenant, host=host)
+
+    numbers = {row["name"]: row for row in found.rows.to_pylist()}
+    frame.headline(look, overview_panels.sentence(numbers, sum(row["level"] == 1 for row in worst)))
+    overview_panels.worst_line(look, worst[0] if worst else None)
+    overview_panels.cards(numbers, fleet=look.scope.tenants is None)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        overview_panels.fleet_map(look, placed)
+    with right:
+        overview_panels.activity(look, busy, happened)
+    panels.title("Worst ten", "by severity; select one to open it")
+    if worst:
+        fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)
+    else:
+        panels.nothing("No container in this view", height=120)
+    panels.gaps(found.gaps, found.coverage)
+
+
+frame.live(visit, render)

@@ -1,0 +1,48 @@
+"""Tenant: everything for one tenant, in the same order as the Overview; without a tenant, all side by side."""
+
+from __future__ import annotations
+
+from dashboard import events, fleet_panels, frame, navigation, overview_panels, panels, tenant_panels
+from dashboard import format as fmt
+from dashboard.look import Look
+from queries import containers, overview, tenants
+from queries import events as happened
+
+visit = frame.visit()
+
+
+def open_tenant(name: str) -> None:
+    navigation.go("tenant", visit.context, tenant=name)
+
+
+def open_container(key: str) -> None:
+    navigation.go("container", visit.context, id=key)
+
+
+def render(look: Look) -> None:
+    host = look.context.host
+    if look.context.tenant is None:
+        rows = look.ask(tenants.tenant_table, host=host).rows.to_pylist()
+        frame.headline(look, f"{len(rows)} tenants :gray[select one]")
+        tenant_panels.table(rows, open_tenant)
+        return
+    look.ahead(overview.fleet_numbers, host=host)
+    look.ahead(tenants.tenant_series, host=host)
+    worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
+    found = look.ask(overview.fleet_numbers, host=host)
+    series = look.ask(tenants.tenant_series, host=host)
+    told = look.ask(happened.recent_events, host=host, limit=60).rows.to_pylist()
+    numbers = {row["name"]: row for row in found.rows.to_pylist()}
+    words = overview_panels.sentence(numbers, sum(row["level"] == 1 for row in worst))
+    frame.headline(look, f"{fmt.markdown(look.context.tenant, 60)} {words}")
+    if not worst:
+        panels.nothing("No container in this view: none of this name, or not yours to see.", height=120)
+        return
+    overview_panels.cards(numbers, fleet=False)
+    marks = events.marks([row for row in told if row["kind"] in overview_panels.TOLD], look.colours)
+    tenant_panels.trends(look, series, marks)
+    fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)
+    panels.gaps(found.gaps, found.coverage)
+
+
+frame.live(visit, render)
