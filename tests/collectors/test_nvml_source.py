@@ -10,7 +10,8 @@ import pytest
 from collectors.base import SourceError
 from collectors.sources.nvml import NvmlSource
 from fleet.inventory import GpuRequest
-from fleet.model import Event, Gpu
+from fleet.model import Batch, Event, Gpu
+from store import open_store
 from tests.fakes.gpu_host import HOST, T0, A, B, GpuHost, container_id, facts, gpus, parts
 from tests.fakes.nvml_stub import NvmlStub, build, device, gpu
 
@@ -649,3 +650,21 @@ def test_a_recorded_l40s_that_is_busy_without_a_process_is_shown_as_unattributed
     found = parts(host.poll().rows)
     assert (found["a", A].sm_ratio, found["a", A].memory_bytes, found["a", A].power_watts) == (0, 0, 0)
     assert (found["", A].sm_ratio, found["", A].power_watts) == (1.0, 242)
+
+
+def test_what_was_read_goes_into_a_real_store(make_host, tmp_path):
+    host = make_host(*mig_world())
+    host.publish(facts("a", 11), facts("b", 22), facts("c", 12), facts("d", 23))
+    host.poll()
+    store = open_store(f"chdb://{tmp_path / 'store'}")
+    try:
+        store.migrate()
+        store.append(Batch(token="nvml-1", rows=host.poll().rows))
+        sums = store.query(
+            "SELECT sum(memory_bytes) AS used, countIf(container_key = '') AS rests FROM container_gpu_samples"
+        ).to_pylist()
+        assert sums == [{"used": 50000, "rests": 4}]
+        states = store.query("SELECT gpu_uuid, state, power_watts FROM gpu_samples ORDER BY gpu_uuid").to_pylist()
+        assert states[0] == {"gpu_uuid": A, "state": "ok", "power_watts": 70.0}
+    finally:
+        store.close()
