@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
@@ -65,6 +66,13 @@ def source_error(error: BaseException, url: str, seconds: float) -> SourceError:
             "denied",
             f"no permission to open {where}",
             "run the collector as root or in the docker group, or point it at a read-only socket proxy",
+        )
+    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if tls is not None:  # a failed verification is a ValueError as well, so this comes first
+        return SourceError(
+            "unreachable",
+            f"TLS with {where} failed: {_words(tls)}",
+            "check tls_ca_file, tls_cert_file and tls_key_file against the daemon's certificate",
         )
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return SourceError(

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from fleet.model import UNASSIGNED
-from fleet.redaction import inert
+from fleet.redaction import inert, redact_text
 from fleet.settings_table import TenancySettings, TenantRule
 
 Origin = Literal["mapped", "label", "compose", "none"]
@@ -74,7 +74,7 @@ class Tenancy:
     @staticmethod
     def _first(keys: Sequence[str], labels: Mapping[str, str]) -> str:
         for key in keys:
-            if value := inert(labels.get(key, ""), _NAME_LIMIT).strip():
+            if value := inert(redact_text(labels.get(key, "")), _NAME_LIMIT).strip():
                 return value
         return ""
 

@@ -34,23 +34,20 @@ from collectors.base import Reading, SourceError
 from collectors.bounded_calls import BoundedCalls
 from collectors.cgroups import Counters
 from collectors.containers import (
-    ImageFacts,
     Listed,
-    facts_from_inspect,
-    image_facts,
     listed,
     parse_time,
-    place_from_inspect,
 )
 from collectors.docker_errors import plain_tcp_refusal, source_error, timeout_error
 from collectors.docker_events import LISTENED, DockerMessage, EventListener, event_row
 from collectors.docker_host import host_addresses, host_row
+from collectors.docker_inspecting import Inspector
 from collectors.docker_inventory import REPEAT_SECONDS, DockerInventory
 from collectors.docker_reading import StatisticsReader
 from collectors.docker_statistics import Sampler, lifetime_of
 from collectors.ssh_bridge import SshBridge
 from fleet.inventory import HostInventory, Inventory
-from fleet.model import ContainerSample, Event, Gap, Host, Reason, Row
+from fleet.model import ContainerSample, Gap, Host, Row
 from fleet.settings_table import DockerDaemon
 from fleet.tenancy import Tenancy
 
@@ -69,6 +66,20 @@ INSPECTORS = 8
 STATISTICS_READERS = 64  # a one-shot call may wait for the daemon's one-second tick, so many wait for it together
 _BLIND_SECONDS = 60.0  # without an event stream, look at everything this often
 _HISTORY_NANOSECONDS = 3_600 * 1_000_000_000
+
+
+class _Client(docker.APIClient):
+    """The SDK's client without the environment: its proxies, its .netrc, and REQUESTS_CA_BUNDLE, which would win over
+    the daemon's own certificate authority already in the constructor's first call.
+    """
+
+    @property
+    def trust_env(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return False
+
+    @trust_env.setter
+    def trust_env(self, value: bool) -> None:
+        pass
 
 
 class DockerApi:
@@ -203,7 +214,7 @@ class DockerApi:
                 ca, certificate, key = self._tls_files
                 pair = (certificate, key) if certificate and key else None
                 tls = docker.tls.TLSConfig(client_cert=pair, ca_cert=ca or None, verify=True)
-            client = docker.APIClient(
+            client = _Client(
                 base_url=url,
                 version="auto",
                 timeout=timeout_seconds,  # pyright: ignore[reportArgumentType]
@@ -216,7 +227,6 @@ class DockerApi:
                 step = f"try it by hand: ssh {urlsplit(self._daemon.url).hostname} docker version"
                 failed = SourceError("unreachable", f"ssh: {self._bridge.last_error}", step)
             raise failed from error
-        client.trust_env = False  # no proxy and no .netrc from the environment between us and a daemon
         return client
 
 
@@ -256,7 +266,7 @@ class DockerSource:
         self._info_at: float | None = None
         self._pending: list[DockerMessage] = []
         self._missed = False
-        self._images: dict[str, ImageFacts] = {}
+        self._inspector = Inspector(self._api, self._containers, self._host, tenancy, monotonic)
         self._reader = StatisticsReader(self._daemon, self._api.statistics)
         self._stored_host: Host | None = None
         self._addresses: frozenset[str] = frozenset()
@@ -297,7 +307,7 @@ class DockerSource:
             self._looked_at_all = now
         waiting = self._containers.observe(listing, self._pending, missed=self._missed, now=now)
         self._missed = False
-        events, gaps = self._inspect(waiting, at, deadline)
+        events, gaps = self._inspector.inspect(waiting, at, deadline)
         samples = self._sample(at, now, deadline, gaps)
         events += [
             row for message in self._pending if (row := event_row(message, host=self._host, tenancy=self._tenancy))
@@ -328,46 +338,7 @@ class DockerSource:
             self._events.wait_listening(min(1.0, max(deadline - self._monotonic(), 0.0)))
         self._info_at = now
         self._addresses = frozenset()
-        self._images.clear()  # a push gives an old image a digest
-
-    def _inspect(self, waiting: Sequence[str], at: datetime, deadline: float) -> tuple[list[Event], list[Gap]]:
-        events: list[Event] = []
-        gaps: list[Gap] = []
-        # A quarter of the time stays for the statistics: 500 new containers must not blank those that are known.
-        share = self._monotonic() + 0.75 * max(deadline - self._monotonic(), 0.0)
-        answers = self._api.inspections(waiting, share)
-        self._learn_images([answer for answer in answers.values() if not isinstance(answer, SourceError)], share)
-        for key, answer in answers.items():
-            if isinstance(answer, SourceError):
-                if answer.reason == "gone":
-                    self._containers.vanished(key)
-                reason = cast("Reason", answer.reason)
-                gaps.append(Gap(subject=key[:12], reason=reason, detail=f"not inspected: {answer.detail}"))
-                continue
-            image = self._images.get(str(answer.get("Image", "")), ImageFacts())
-            try:
-                facts = facts_from_inspect(answer, host=self._host, tenancy=self._tenancy, image=image, seen_at=at)
-            except ValueError as error:
-                gaps.append(Gap(subject=key[:12], reason="malformed", detail=f"not inspected: {error}"))
-                continue
-            event = self._containers.inspected(key, facts, place_from_inspect(answer))
-            if event is not None:
-                events.append(event)
-        return events, gaps
-
-    def _learn_images(self, inspections: Sequence[Mapping[str, object]], deadline: float) -> None:
-        wanted: dict[str, str] = {}
-        for inspection in inspections:
-            config = inspection.get("Config")
-            reference = config.get("Image") if isinstance(config, Mapping) else ""
-            wanted[str(inspection.get("Image", ""))] = str(reference or "")
-        new = {image: reference for image, reference in wanted.items() if image and image not in self._images}
-        answers = self._api.image_inspections(new, deadline)
-        for image, answer in answers.items():
-            if not isinstance(answer, SourceError):
-                self._images[image] = image_facts(answer, new[image])
-            elif answer.reason == "gone":  # removed while its container runs on
-                self._images[image] = ImageFacts()
+        self._inspector.forget_images()  # a push gives an old image a digest
 
     def _sample(self, at: datetime, now: float, deadline: float, gaps: list[Gap]) -> list[ContainerSample]:
         known = self._containers.containers()

@@ -1,98 +1,24 @@
-"""The Docker source against a real daemon: what it reads, what it costs the daemon, and how it fails."""
+"""The Docker source against a real daemon: what it reads and what that costs the daemon."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
-from collectors.base import Reading, SourceError
-from collectors.sources.docker import DockerSource
 from fleet.inventory import Inventory
-from fleet.model import Container, ContainerSample, Event, Host, Row
-from fleet.settings_table import DockerDaemon, TenantRule
-from fleet.tenancy import Tenancy
-from tests.services.docker_proxy import docker_proxy, http_answer
-from tests.services.dockerd import Dockerd, running_dockerd
+from fleet.model import Container, ContainerSample, Host
+from fleet.settings_table import TenantRule
+from tests.services.docker_proxy import docker_proxy
+from tests.services.docker_readings import events, poll, poll_until, rows
+from tests.services.dockerd import Dockerd
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
-R = TypeVar("R", bound=Row)
 BUSY = ("sh", "-c", "while true; do dd if=/dev/zero of=/tmp/x bs=1M count=5 2>/dev/null; done")
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Dockerd]:
-    with running_dockerd() as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def dockerd(shared: Dockerd) -> Iterator[Dockerd]:
-    """The shared daemon; what a test starts in it is removed after."""
-    yield shared
-    names = shared.cli("ps", "-aq").split()
-    if names:
-        shared.cli("rm", "-f", *names)
-
-
-@pytest.fixture
-def source(dockerd: Dockerd) -> Iterator[Callable[..., DockerSource]]:
-    made: list[DockerSource] = []
-
-    def make(**settings: object) -> DockerSource:
-        rules = settings.pop("rules", ())
-        inventory = settings.pop("inventory", None) or Inventory()
-        values = {"url": dockerd.url, "name": "h1", "timeout_seconds": 10.0, **settings}
-        made.append(DockerSource(DockerDaemon(**values), Tenancy(rules), inventory))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def poll(source: DockerSource) -> Reading:
-    return source.collect(datetime.now(UTC))
-
-
-def rows(reading: Reading, kind: type[R]) -> dict[str, R]:
-    """Rows of a kind by container name (key without its host)."""
-    found = [row for row in reading.rows if isinstance(row, kind)]
-    return {getattr(row, "container_key", "").partition(":")[2]: row for row in found}
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        time.sleep(0.05)
-
-
-def poll_until(
-    source: DockerSource, condition: Callable[[list[Reading]], bool], seconds: float = 20.0
-) -> list[Reading]:
-    readings: list[Reading] = []
-
-    def polled() -> bool:
-        readings.append(poll(source))
-        return condition(readings)
-
-    until(polled, seconds)
-    return readings
-
-
-def events(readings: list[Reading], *names: str) -> list[Event]:
-    """Events of these containers; the daemon also replays what other tests did within the hour."""
-    keys = {f"h1:{name}" for name in names}
-    found = [row for reading in readings for row in reading.rows if isinstance(row, Event)]
-    return [event for event in found if event.container_key in keys]
 
 
 def test_a_container_is_described_with_its_limits_user_labels_and_tenant(dockerd: Dockerd, source) -> None:
@@ -284,21 +210,6 @@ def test_hostile_labels_stay_inert(dockerd: Dockerd, source) -> None:
     json.dumps(row.labels).encode()
 
 
-def test_a_container_that_vanishes_between_list_and_inspect_is_a_gap(dockerd: Dockerd, source, tmp_path: Path) -> None:
-    doomed, stays = dockerd.run("doomed"), dockerd.run("stays")
-    with docker_proxy(dockerd.socket, tmp_path) as proxy:
-
-        def remove_first(path: str) -> None:
-            if path.endswith(f"/containers/{doomed.id}/json"):
-                dockerd.cli("rm", "-f", "doomed", check=False)
-
-        proxy.on_request = remove_first
-        reading = poll(source(url=proxy.url))
-    assert set(rows(reading, ContainerSample)) == {"stays"}
-    assert [(gap.subject, gap.reason) for gap in reading.gaps] == [(doomed.id[:12], "gone")]
-    assert stays.id
-
-
 def test_only_what_changed_is_inspected(dockerd: Dockerd, source, tmp_path: Path) -> None:
     for number in range(5):
         dockerd.run(f"c{number}")
@@ -315,157 +226,3 @@ def test_only_what_changed_is_inspected(dockerd: Dockerd, source, tmp_path: Path
         poll_until(polled, lambda seen: bool(rows(seen[-1], Container)))
         assert proxy.asked(r"/containers/[0-9a-f]{64}/json") == 1
         polled.close()
-
-
-def test_a_proxy_that_refuses_events_is_lived_with(dockerd: Dockerd, source, tmp_path: Path) -> None:
-    dockerd.run("one")
-    with docker_proxy(dockerd.socket, tmp_path) as proxy:
-        proxy.on_request = lambda path: http_answer(403, b"<html>no</html>", "text/html") if "/events" in path else None
-        polled = source(url=proxy.url)
-        poll(polled)
-        reading = poll(polled)
-        polled.close()
-    assert rows(reading, ContainerSample)["one"].cpu_seconds is not None
-    assert "events are not heard" in reading.detail
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (http_answer(200, b"<html>login</html>", "text/html"), "malformed"),
-        (http_answer(200, b"[1, null, {}]"), "malformed"),
-        (http_answer(200, b'{"a": 1}'), "malformed"),
-        (http_answer(500, b'{"message":"boom"}'), "malformed"),
-        (http_answer(403, b"denied"), "denied"),
-    ],
-)
-def test_a_daemon_that_talks_nonsense_is_named(
-    dockerd: Dockerd, source, tmp_path: Path, answer: bytes, reason: str
-) -> None:
-    with docker_proxy(dockerd.socket, tmp_path) as proxy:
-        proxy.on_request = lambda path: answer if "/containers/json" in path else None
-        polled = source(url=proxy.url)
-        with pytest.raises(SourceError) as caught:
-            poll(polled)
-        assert caught.value.reason == reason
-        assert caught.value.next_step
-        proxy.on_request = lambda path: None
-        poll(polled)
-        polled.close()
-
-
-def test_a_slow_daemon_costs_no_more_than_the_timeout(dockerd: Dockerd, source, tmp_path: Path) -> None:
-    release = threading.Event()
-    with docker_proxy(dockerd.socket, tmp_path) as proxy:
-        polled = source(url=proxy.url, timeout_seconds=0.7)
-        poll(polled)
-        proxy.on_request = lambda path: (release.wait(10), None)[1] if "/containers/json" in path else None
-        began = time.monotonic()
-        with pytest.raises(SourceError) as caught:
-            poll(polled)
-        assert time.monotonic() - began < 1.2
-        assert caught.value.reason == "timeout"
-        proxy.on_request = lambda path: None
-        release.set()
-        poll(polled)
-        polled.close()
-
-
-def test_a_hung_daemon_is_a_timeout_and_then_read_again(dockerd: Dockerd, source) -> None:
-    dockerd.run("one")
-    polled = source(timeout_seconds=1.0)
-    poll(polled)
-    before = time.monotonic()
-    dockerd.suspend()
-    try:
-        for _ in range(2):
-            began = time.monotonic()
-            with pytest.raises(SourceError) as caught:
-                poll(polled)
-            assert time.monotonic() - began < 1.5
-            assert caught.value.reason == "timeout"
-            assert "systemctl status docker" in caught.value.next_step
-    finally:
-        dockerd.resume()
-    row = rows(poll(polled), ContainerSample)["one"]
-    assert row.cpu_seconds is not None
-    assert row.interval_seconds == pytest.approx(time.monotonic() - before, abs=1.0)
-
-
-def test_fifty_containers_at_once_are_all_read(dockerd: Dockerd, source) -> None:
-    count = int(os.environ.get("AIFLEET_TEST_CONTAINERS", "50"))
-    polled = source(timeout_seconds=30.0)
-    poll(polled)
-    starters = [
-        threading.Thread(target=lambda part=part: [dockerd.run(f"n{i}", wait=False) for i in range(part, count, 4)])
-        for part in range(4)
-    ]
-    for starter in starters:
-        starter.start()
-    readings = [poll(polled)]
-    while any(starter.is_alive() for starter in starters):
-        readings.append(poll(polled))
-    for starter in starters:
-        starter.join()
-    readings.append(poll(polled))
-    assert len(rows(readings[-1], ContainerSample)) == count
-    stored = {name for reading in readings for name in rows(reading, Container)}
-    assert len(stored) == count
-    assert all(row.cpu_seconds is not None for row in rows(poll(polled), ContainerSample).values())
-
-
-def test_plain_tcp_is_refused_unless_allowed(dockerd: Dockerd) -> None:
-    with pytest.raises(SourceError) as caught:
-        DockerSource(DockerDaemon(url="tcp://10.0.0.5:2375", name="x"), Tenancy(), Inventory())
-    assert caught.value.reason == "denied"
-    assert "ssh://user@10.0.0.5" in caught.value.next_step
-    allowed = DockerDaemon(url="tcp://127.0.0.1:1", name="x", allow_plain_tcp=True, timeout_seconds=2)
-    polled = DockerSource(allowed, Tenancy(), Inventory())
-    with pytest.raises(SourceError) as caught:
-        poll(polled)
-    assert caught.value.reason == "unreachable"
-    polled.close()
-
-
-def test_no_socket_and_no_permission_say_what_to_do(tmp_path: Path) -> None:
-    polled = DockerSource(DockerDaemon(url=f"unix://{tmp_path}/none.sock", name="x"), Tenancy(), Inventory())
-    with pytest.raises(SourceError) as caught:
-        poll(polled)
-    assert caught.value.reason == "unreachable"
-    assert "start Docker" in caught.value.next_step
-    polled.close()
-
-
-def test_a_restarted_daemon_is_found_again_and_its_dead_are_told() -> None:
-    with running_dockerd() as daemon:
-        daemon.run("one")
-        polled = DockerSource(DockerDaemon(url=daemon.url, name="h1"), Tenancy(), Inventory())
-        poll(polled)
-        daemon.terminate()
-        with pytest.raises(SourceError) as caught:
-            poll(polled)
-        assert caught.value.reason == "unreachable"
-        daemon.start()
-        daemon.run("two")
-        readings = poll_until(polled, lambda seen: "one" in rows(seen[-1], Container) or len(seen) > 50)
-        assert rows(readings[-1], Container)["one"].state == "exited"
-        assert set(rows(poll(polled), ContainerSample)) == {"two"}
-        # The listener comes back by itself.
-        daemon.run("three")
-        poll_until(polled, lambda seen: bool(events(seen, "three")))
-        polled.close()
-
-
-def test_ssh_goes_through_the_ssh_program(dockerd: Dockerd, source, tmp_path: Path, monkeypatch) -> None:
-    """A stand-in for `ssh` runs what sshd would run: `docker system dial-stdio` on the far side."""
-    program = tmp_path / "ssh"
-    program.write_text(f"#!/bin/sh\nexec docker -H {dockerd.url} system dial-stdio\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    dockerd.run("far")
-    polled = source(url="ssh://someone@gpu-7", name="")
-    poll(polled)
-    reading = poll(polled)
-    assert polled.target == "gpu-7"
-    assert rows(reading, ContainerSample)["far"].cpu_seconds is not None
-    assert "daemon's API" in reading.detail
