@@ -70,11 +70,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far the store's demo has come. `half_done`: end and step of a chunk that was stored without its marker."""
+    """How far the store's demo has come. `half_done`: end and step of a chunk that was stored without its marker.
+
+    `is_new`: the store does not know this story's origin yet.
+    """
 
     fleet: SyntheticFleet
     filled_to: datetime
     half_done: tuple[datetime, int] | None = None
+    is_new: bool = False
 
 
 def find_position(store: DemoStore, seed: int, now: datetime) -> Position:
@@ -90,25 +94,25 @@ def find_position(store: DemoStore, seed: int, now: datetime) -> Position:
     if real:
         raise DemoError(
             f"demo: the store holds real samples ({real[0]['source']} {real[0]['target']}); "
-            "give the demo a store of its own, e.g. AIFLEET_STORE=chdb:///tmp/ai-fleet-demo"
+            "give the demo a store of its own, e.g. AIFLEET_DATA_DIR=data/demo"
         )
     newest = store.query(
         "SELECT toUnixTimestamp64Milli(at) AS newest, detail FROM source_runs"
         " WHERE source = 'synthetic' AND detail LIKE '%origin%' ORDER BY at DESC LIMIT 1"
     ).to_pylist()
     if not newest:
-        origin = datetime.fromtimestamp(now.timestamp() // 60 * 60, UTC)
-        fleet = SyntheticFleet(seed, origin)
-        filled_to = datetime.fromtimestamp((origin - HISTORY).timestamp() // 3600 * 3600 - COARSE_STEP_SECONDS, UTC)
-    else:
-        found = _ORIGIN.search(newest[0]["detail"])
-        if found is None or int(found[1]) != seed:
-            raise DemoError(
-                f"demo: the store holds {newest[0]['detail']!r}, asked for seed {seed}; "
-                f"use --seed {found[1] if found else '?'} or an empty store"
-            )
-        fleet = SyntheticFleet(seed, datetime.fromisoformat(found[2]))
-        filled_to = datetime.fromtimestamp(newest[0]["newest"] / 1000, UTC)
+        return _new_story(seed, now)
+    found = _ORIGIN.search(newest[0]["detail"])
+    if found is None or int(found[1]) != seed:
+        raise DemoError(
+            f"demo: the store holds {newest[0]['detail']!r}, asked for seed {seed}; "
+            f"use --seed {found[1] if found else '?'} or an empty store"
+        )
+    fleet = SyntheticFleet(seed, datetime.fromisoformat(found[2]))
+    filled_to = datetime.fromtimestamp(newest[0]["newest"] / 1000, UTC)
+    # A story that began lately is continued however little of it is stored: its start was killed, not left.
+    if max(filled_to, fleet.origin) < now - HISTORY:
+        return _new_story(seed, now, not_before=filled_to)
     beyond = store.query(
         "SELECT toUnixTimestamp64Milli(max(at)) AS newest, max(interval_seconds) AS step, count() AS n"
         " FROM container_samples"
@@ -121,6 +125,14 @@ def find_position(store: DemoStore, seed: int, now: datetime) -> Position:
         return Position(fleet=fleet, filled_to=filled_to, half_done=(end, step))
     # A live poll that died between its tables: its token was the runner's, so it cannot be completed, only not doubled.
     return Position(fleet=fleet, filled_to=end)
+
+
+def _new_story(seed: int, now: datetime, *, not_before: datetime | None = None) -> Position:
+    """A demo that begins seven days before now; also after a longer pause, when the old story is out of sight."""
+    origin = datetime.fromtimestamp(now.timestamp() // 60 * 60, UTC)
+    begin = datetime.fromtimestamp((origin - HISTORY).timestamp() // 3600 * 3600 - COARSE_STEP_SECONDS, UTC)
+    begin = begin if not_before is None else max(begin, not_before + timedelta(seconds=1))
+    return Position(fleet=SyntheticFleet(seed, origin), filled_to=begin, is_new=True)
 
 
 def chunks(position: Position, now: datetime) -> Iterator[Chunk]:
@@ -159,6 +171,10 @@ def fill(store: DemoStore, position: Position, now: datetime, progress: Callable
     todo = list(chunks(position, now))
     total = sum(len(chunk.instants) for chunk in todo)
     done = 0
+    if position.is_new:
+        # Before any sample, so that a start that was killed at once is continued with the same origin.
+        begin = fleet.run_row(filled_to, float(COARSE_STEP_SECONDS), 0.0, 0)
+        store.append(Batch(token=f"synthetic/{fleet.detail}/begin", rows=(begin,)))
     for chunk in todo:
         data, markers = chunk_batches(fleet, chunk, filled_to)
         store.append(data)

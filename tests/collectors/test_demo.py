@@ -24,8 +24,9 @@ COUNTED = (
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    # Three hours instead of seven days: the same code over fewer chunks.
+    # Three hours instead of seven days, half an hour of it fine: the same code over fewer chunks.
     monkeypatch.setattr(demo, "HISTORY", timedelta(hours=3))
+    monkeypatch.setattr(demo, "FINE_HISTORY", timedelta(minutes=30))
     opened = open_store(f"chdb://{tmp_path}/store")
     opened.migrate()
     yield opened
@@ -42,10 +43,10 @@ def fill(store: Store, now: datetime = NOW, seed: int = 7) -> datetime:
 
 def test_a_new_store_is_filled_from_the_hour_in_which_the_history_begins_until_now(store: Store) -> None:
     end = fill(store)
-    # Minutes from 07:00 to 08:20 are 81 instants; 15 s steps from 08:20:15 to 10:20:00 are 480.
-    assert counts(store)["gpu_samples"] == (81 + 480) * 16
+    # Minutes from 07:00 to 09:50 are 171 instants; 15 s steps from 09:50:15 to 10:20:00 are 120.
+    assert counts(store)["gpu_samples"] == (171 + 120) * 16
     # The batch job runs 90 minutes of every six hours and has no sample otherwise: from 09:55 it is one of 40.
-    assert counts(store)["container_samples"] == (81 + 480) * 39 + 101
+    assert counts(store)["container_samples"] == (171 + 120) * 39 + 101
     span = store.query("SELECT min(at) AS first, max(at) AS last FROM gpu_samples").to_pylist()[0]
     assert span == {"first": datetime(2026, 3, 4, 7, tzinfo=UTC), "last": datetime(2026, 3, 4, 10, 20, tzinfo=UTC)}
     assert end == span["last"]
@@ -89,7 +90,7 @@ def test_a_back_fill_killed_after_each_append_still_counts_every_instant_once(st
 
     # Each start is a little later than the one before, as in life, and dies one append further on.
     now = NOW
-    for allowed in (1, 2, 3, 1, 1):
+    for allowed in (1, 1, 2, 2, 3, 1, 1):
         dying = Dying(allowed)
         with pytest.raises(Killed):
             demo.fill(dying, demo.find_position(store, 7, now), now, lambda share, rows: None)
@@ -114,6 +115,18 @@ def test_a_demo_that_was_off_for_an_hour_fills_that_hour_with_the_same_story(sto
     assert fill(store, later) == datetime(2026, 3, 4, 11, 20, tzinfo=UTC)
     seconds = store.query("SELECT sum(interval_seconds) / 16 AS s FROM gpu_samples").to_pylist()[0]["s"]
     assert seconds == timedelta(hours=4, minutes=21).total_seconds()
+
+
+def test_after_a_pause_longer_than_the_history_a_new_story_begins_and_overlaps_nothing(store: Store) -> None:
+    fill(store)
+    later = NOW + timedelta(hours=4)
+    position = demo.find_position(store, 7, later)
+    assert position.fleet.origin == datetime(2026, 3, 4, 14, 20, tzinfo=UTC)
+    assert position.filled_to == datetime(2026, 3, 4, 10, 59, tzinfo=UTC)
+    fill(store, later)
+    doubled = store.query("SELECT at, count() AS n FROM gpu_samples GROUP BY at HAVING n != 16")
+    assert doubled.to_pylist() == []
+    assert demo.find_position(store, 7, later).fleet.origin == position.fleet.origin
 
 
 def test_another_seed_on_the_same_store_is_refused_with_what_to_write(store: Store) -> None:
