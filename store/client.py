@@ -1,7 +1,7 @@
 """The only module that touches the engine: one client, in-process chDB or a ClickHouse server over HTTP.
 
-A connection serialises its calls, so every thread has its own. All inserts carry a deduplication token, so a batch
-that is sent again after a lost answer counts once, in the raw tables and in every rollup.
+All inserts carry a deduplication token, so a batch that is sent again after a lost answer counts once, in the raw tables
+and in every rollup.
 """
 
 from __future__ import annotations
@@ -95,12 +95,13 @@ def parse_dsn(dsn: str) -> Dsn:
 
 
 class Store:
-    """Rows in, Arrow out. Safe to use from any thread; each thread gets a connection of its own."""
+    """Rows in, Arrow out. Safe to use from any thread."""
 
     def __init__(self, dsn: Dsn, options: StoreOptions) -> None:
         self.dsn = dsn
         self.options = options
         self._local = threading.local()
+        self._shared: Client | None = None
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = False
@@ -111,15 +112,22 @@ class Store:
         return self.dsn.path is not None
 
     def _client(self) -> Client:
-        client = getattr(self._local, "client", None)
+        # An embedded connection serialises its calls, so each thread has one. The HTTP client is a pool of connections
+        # and shared: the dashboard runs every page in a new thread, and a client asks four questions before its first.
+        client = getattr(self._local, "client", None) if self.embedded else self._shared
         if client is not None and not self._closed:
             return client
         with self._lock:
             if self._closed:
                 raise StoreUnavailable(0, "store: it is closed")
+            if not self.embedded and self._shared is not None:
+                return self._shared
             client = self._connect()
             self._clients.add(client)
-        self._local.client = client
+            if self.embedded:
+                self._local.client = client
+            else:
+                self._shared = client
         return client
 
     def _connect(self) -> Client:

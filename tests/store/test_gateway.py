@@ -5,6 +5,7 @@ import base64
 import gzip
 import io
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -558,6 +559,28 @@ def test_a_gateway_that_goes_away_is_unavailable_and_comes_back(tmp_path: Path) 
     with pytest.raises(StoreUnavailable):
         store.query("SELECT 1")
     store.close()
+
+
+def test_a_gateway_that_hangs_is_unavailable_after_the_timeout(tmp_path: Path) -> None:
+    code = f"from tests.store.gateway_process import main; main({str(tmp_path / 's')!r}, 'w', 'r')"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        port = int(process.stdout.readline())
+        store = open_store(f"clickhouse://r:r@127.0.0.1:{port}/", StoreOptions(query_timeout_seconds=1))
+        assert store.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+        process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="timed out"):
+            store.query("SELECT 1")
+        assert time.monotonic() - started < 5
+        process.send_signal(signal.SIGCONT)
+        assert store.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+        store.close()
+    finally:
+        process.kill()
+        process.wait(20)
+        process.stdout.close()
 
 
 def test_a_native_block_with_garbage_is_an_error_and_not_a_crash(writer: httpx.Client) -> None:
