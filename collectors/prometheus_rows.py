@@ -19,7 +19,7 @@ from fleet.profiles import ProfileField
 #: A target that missed so many of its polls no longer counts for a server that others scrape too.
 CLAIM_INTERVALS = 2.5
 FIRST_READING = "first reading: counters are counted from here"
-STALE_SCRAPE = "the last scrape is older than the container's start"
+OLDER_THAN_START = "the last scrape is older than the container's start"
 #: Labels that an operator may put on a target to name the tenant of something that is in no watched container.
 TENANT_LABELS = ("tenant", "aifleet_tenant")
 
@@ -103,7 +103,8 @@ class RowMaker:
             self._spoken.setdefault(reading.target.key, set()).update(names)
             made = self._rows(at, now, reading, place, process_starts.get(reading.target.key), failures)
             listener = place.listener
-            if listener is not None:
+            counted = any(isinstance(row, InferenceSample) and row.up for row in made)
+            if listener is not None and counted:  # a stale target must not hold the place of a live one
                 holder = self.claims.holder(
                     (reading.profile.id, listener),
                     prometheus=self.prometheus,
@@ -148,21 +149,19 @@ class RowMaker:
         failures: Failures,
     ) -> list[Row]:
         target, facts = reading.target, place.join.container
-        if facts is not None and target.scraped_at is not None:
-            scraped = datetime.fromtimestamp(target.scraped_at, UTC)
-            if is_older_than_start(scraped, facts):
-                return [
-                    self._sample(
-                        at,
-                        place,
-                        reading.profile.id,
-                        model,
-                        self.interval_seconds,
-                        up=False,
-                        unknown_reason=STALE_SCRAPE,
-                    )
-                    for model in sorted(reading.models)[:MODELS_PER_TARGET]
-                ]
+        reason = ""
+        if target.is_stale(now):
+            reason = "stale: not scraped any more"
+        elif facts is not None and target.scraped_at is not None:
+            old = is_older_than_start(datetime.fromtimestamp(target.scraped_at, UTC), facts)
+            reason = OLDER_THAN_START if old else ""
+        if reason:
+            return [
+                self._sample(
+                    at, place, reading.profile.id, model, self.interval_seconds, up=False, unknown_reason=reason
+                )
+                for model in sorted(reading.models)[:MODELS_PER_TARGET]
+            ]
         turn = self.lives.turn(
             (target.key, reading.profile.id),
             now=now,

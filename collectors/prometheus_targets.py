@@ -13,17 +13,27 @@ from fleet.joining import Endpoint
 #: One sample of an instant query: labels with `__name__`, and the value.
 Sample = tuple[dict[str, str], float]
 
+#: Prometheus' own default, for servers that do not say.
+USUAL_SCRAPE_SECONDS = 60.0
+#: A value that was not scraped for so many scrape intervals, and so many seconds, is history and no present state.
+STALE_INTERVALS = 3.0
+STALE_SECONDS = 10.0
 _ERROR_LENGTH = 300
 _NAME_LENGTH = 256
 _URL_QUERY = re.compile(r"\?[^\s\"']*")
 #: Ours of the two ends of a broken connection: a new port every time, and so a new text for every row.
+_DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w|y)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
 _LOCAL_END = re.compile(r"\S+:\d+->")
 _URL_USER = re.compile(r"//[^/\s\"'@]*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One scrape target. up is None before its first scrape; scraped_at: server clock, seconds, None when unknown."""
+    """One scrape target. up is None before its first scrape.
+
+    scraped_at: server clock, seconds, None when unknown; scrape_seconds: how often it is scraped.
+    """
 
     job: str
     instance: str
@@ -33,6 +43,7 @@ class Target:
     up: bool | None = None
     error: str = ""
     scraped_at: float | None = None
+    scrape_seconds: float = USUAL_SCRAPE_SECONDS
     #: Identity among the targets of one server; kept, as every series of a poll asks for it.
     key: tuple[str, str, frozenset[tuple[str, str]]] = field(init=False)
 
@@ -43,6 +54,15 @@ class Target:
     def endpoint(self) -> str:
         """Name as shown and stored, of bounded length: with honor_labels the scraped server itself chooses it."""
         return f"{self.job}/{self.instance}"[:_NAME_LENGTH]
+
+    def is_stale(self, now: float) -> bool:
+        """Whether its values were scraped too long before `now`, server clock, to be called present.
+
+        Prometheus answers with the last value for 5 minutes where it could not mark a series' end, as after a crash.
+        """
+        if self.scraped_at is None:
+            return False
+        return now - self.scraped_at > max(STALE_SECONDS, STALE_INTERVALS * self.scrape_seconds)
 
     def to_endpoint(self) -> Endpoint:
         """What joining needs."""
@@ -81,6 +101,7 @@ def targets_from_api(payload: object) -> list[Target]:
                 scrape_url=str(values.get("scrapeUrl", "")),
                 up=None if health not in ("up", "down") else health == "up",
                 error=clean_error(str(values.get("lastError") or "")),
+                scrape_seconds=_seconds(str(values.get("scrapeInterval", ""))),
             )
         )
     return found
@@ -137,6 +158,12 @@ def clean_error(text: str) -> str:
     """A scrape error without what a URL may carry in its user or query part, on one line of bounded length."""
     text = _LOCAL_END.sub("", _URL_USER.sub("//", _URL_QUERY.sub("", text)))
     return " ".join(text.split())[:_ERROR_LENGTH]
+
+
+def _seconds(duration: str) -> float:
+    """Seconds of a duration as Prometheus writes it, "1m30s"; the usual interval when it is none."""
+    parts = _DURATION.findall(duration)
+    return sum(int(number) * _UNIT_SECONDS[unit] for number, unit in parts) or USUAL_SCRAPE_SECONDS
 
 
 def _identity(labels: Mapping[str, str]) -> tuple[str, str, frozenset[tuple[str, str]]]:

@@ -300,7 +300,10 @@ def _gap(subject: str, error: SourceError) -> Gap:
 def _summary(targets: int, down: int, endpoints: int, unjoined: int) -> str:
     if not targets:
         return "it has no scrape targets"
-    parts = [f"{targets} targets, {targets - down} up", f"{endpoints} inference endpoints"]
+    parts = [
+        f"{targets} target{'' if targets == 1 else 's'}, {targets - down} up",
+        f"{endpoints} inference endpoint{'' if endpoints == 1 else 's'}",
+    ]
     if unjoined:
         parts.append(f"{unjoined} not joined to a container")
     return ", ".join(parts)

@@ -271,7 +271,7 @@ def test_a_password_in_the_url_is_in_no_message():
 
 
 def api(handler, *, broken=()):
-    """A Prometheus of one vLLM target, by hand; queries that mention one of `broken` get a 500."""
+    """A Prometheus of one vLLM target at 1000.0, by hand; queries that mention one of `broken` get a 500."""
     path = handler.path.replace("%3A", ":")
     if any(word in path for word in broken):
         return Answer(b"", 500)
@@ -294,6 +294,27 @@ def test_one_failing_field_is_a_gap_with_a_reason_and_the_rest_goes_on():
     assert (row.requests_running, row.generation_tokens) == (5.0, None)
     assert "generation_tokens: unreachable" in row.unknown_reason
     assert [gap.subject for gap in reading.gaps] == ["generation_tokens"]
+
+
+@pytest.mark.parametrize(("scraped_at", "running"), [(990.0, 5.0), (829.0, 5.0), (818.0, None)])
+def test_a_value_not_scraped_for_three_intervals_is_stale_and_not_the_present(scraped_at, running):
+    # One minute is the interval where the server names none, and queries look at 999.0: 999 - 3 * 60 = 819.
+    def respond(handler):
+        if handler.path.endswith("query=up") or "query=up&" in handler.path:
+            result = [{"metric": {"job": "a", "instance": "x:1"}, "value": [1000.0, "1"]}]
+            return Answer(json.dumps({"data": {"result": result}}).encode(), content_type=JSON)
+        if "query=timestamp" in handler.path:
+            result = [{"metric": {"job": "a", "instance": "x:1"}, "value": [1000.0, str(scraped_at)]}]
+            return Answer(json.dumps({"data": {"result": result}}).encode(), content_type=JSON)
+        return api(handler)
+
+    with running_server(respond) as server:
+        source = PrometheusSource(PrometheusServer(url=server.url, name="p"), Inventory())
+        reading = source.collect(AT)
+        source.close()
+    (row,) = reading.rows
+    assert row.requests_running == running
+    assert ("stale" in row.unknown_reason, row.up) == (running is None, running is not None)
 
 
 def test_a_poll_asks_at_most_twenty_times():

@@ -91,6 +91,7 @@ def test_targets_are_read_with_their_discovered_labels_and_damage_is_left_out():
                 "scrapeUrl": "http://i/metrics",
                 "health": "down",
                 "lastError": "boom",
+                "scrapeInterval": "1m30s",
             },
             "nonsense",
             {"labels": 3, "health": "unknown"},
@@ -99,6 +100,7 @@ def test_targets_are_read_with_their_discovered_labels_and_damage_is_left_out():
     first, second = targets_from_api(payload)
     assert (first.up, first.error, first.discovered["__meta_docker_container_id"]) == (False, "boom", "abc")
     assert (second.up, second.job) == (None, "")
+    assert (first.scrape_seconds, second.scrape_seconds) == (90.0, 60.0)
     assert targets_from_api({"activeTargets": None}) == []
     for useless in (None, [], {}, {"activeTargets": 3}):
         with pytest.raises(ValueError, match="activeTargets"):
