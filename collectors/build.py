@@ -16,6 +16,7 @@ from fleet.settings import Settings, SettingsError, TenantRule, load_settings, m
 from fleet.tenancy import Tenancy, TenancyError
 from store import Store, StoreOptions, StoreUnavailable, open_store
 from store.columns import Insert
+from store.retention import RetentionPolicy
 
 log = logging.getLogger(__name__)
 
@@ -135,3 +136,14 @@ def build_store(settings: Settings, *, opener: Callable[[str, StoreOptions], Sto
             raise
         log.warning("store %s is away (%s), batches wait on disk", masked(settings.store.dsn), error)
     return migrating
+
+
+def retention_policy(settings: Settings) -> RetentionPolicy:
+    """How long the store keeps what; events live in months, so they stay as long as the 1-hour rollup, rounded."""
+    tiers = settings.retention
+    return RetentionPolicy(
+        raw_days=tiers.raw_days,
+        minute_days=tiers.minute_days,
+        hour_days=tiers.hour_days,
+        event_months=max(1, round(tiers.hour_days / 30.4)),
+    )

@@ -32,7 +32,7 @@ from fleet.settings import Settings
 from store import StoreError, StoreOptions
 from store.client import Engine
 from store.gateway import GatewayLimits, GatewayTokens, gateway_app
-from store.retention import RetentionPolicy, apply_retention
+from store.retention import apply_retention
 from store.spool import Spool, SpooledWriter
 
 log = logging.getLogger(__name__)
@@ -140,14 +140,7 @@ class _Service:
         )
 
     def _forget(self, store: build.MigratingStore, now: datetime) -> None:
-        tiers = self._settings.retention
-        policy = RetentionPolicy(
-            raw_days=tiers.raw_days,
-            minute_days=tiers.minute_days,
-            hour_days=tiers.hour_days,
-            event_months=max(1, round(tiers.hour_days / 30.4)),
-        )
-        for dropped in apply_retention(store.store, policy, now):
+        for dropped in apply_retention(store.store, build.retention_policy(self._settings), now):
             log.info("forgot %s of %s: %d rows", dropped.partition, dropped.table, dropped.rows)
 
 

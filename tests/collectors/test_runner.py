@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from collectors import runner as runner_module
 from collectors.base import Reading, SourceError
 from collectors.runner import Runner
 from fleet.model import Batch, Event, Gap, Host, SourceRun
@@ -310,3 +311,21 @@ def test_a_batch_the_store_refuses_is_lost_loudly_and_the_next_one_is_written(ru
     eventually(lambda: len(writer.batches) >= 2)
     assert runner.health().writer.lost_batches == 1
     assert "writer, batch docker/h1/boot/0: unexpected ValueError" in caplog.text
+
+
+def test_retention_runs_on_its_own_thread_and_a_fault_in_it_stops_nothing(run, monkeypatch, caplog):
+    monkeypatch.setattr(runner_module, "RETENTION_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(runner_module, "RETENTION_INTERVAL_SECONDS", 0.01)
+    calls: list[datetime] = []
+
+    def retention(now: datetime) -> None:
+        calls.append(now)
+        raise LookupError
+
+    source = ScriptedSource(ok)
+    run(source, retention=retention)
+    eventually(lambda: len(calls) >= 2)
+    polled = len(source.polls)
+    eventually(lambda: len(source.polls) > polled)
+    assert calls[0].tzinfo is UTC
+    assert "retention: unexpected LookupError" in caplog.text
