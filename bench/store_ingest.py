@@ -104,6 +104,7 @@ def timed_appends(store: Store, name: str, batches: list[Batch]) -> dict[str, fl
     warm = sorted(took[5:])
     return {
         "batches": len(warm),
+        "min_ms": round(warm[0], 1),
         "median_ms": round(statistics.median(warm), 1),
         "p99_ms": round(warm[min(len(warm) - 1, math.ceil(len(warm) * 0.99) - 1)], 1),
         "max_ms": round(warm[-1], 1),

@@ -1,7 +1,7 @@
 """The only module that touches the engine: one client, in-process chDB or a ClickHouse server over HTTP.
 
-All inserts carry a deduplication token, so a batch that is sent again after a lost answer counts once, in the raw tables
-and in every rollup.
+All inserts carry a deduplication token, so a batch that is sent again after a lost answer counts once, in the raw
+tables and in every rollup.
 """
 
 from __future__ import annotations
