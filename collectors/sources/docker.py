@@ -5,7 +5,7 @@ machine, else from all containers at once through the API. Every call runs in a 
 longer than the poll has left: a stopped daemon accepts connections, and a slow one answers byte by byte.
 """
 
-# The SDK is untyped; what comes out of it is checked by `_mapping` and `_sequence`.
+# The SDK is untyped; what comes out of it is checked by `json_object` and `json_array`.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownLambdaType=false
 
@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from socket import AF_UNIX, socket
 from threading import Lock
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
@@ -38,6 +37,7 @@ from collectors.containers import (
     listed,
     parse_time,
 )
+from collectors.docker_answers import json_array, json_object, probe_unix
 from collectors.docker_errors import plain_tcp_refusal, source_error, timeout_error
 from collectors.docker_events import LISTENED, DockerMessage, EventListener, event_row
 from collectors.docker_host import host_addresses, host_row
@@ -78,7 +78,7 @@ class _Client(docker.APIClient):
         return False
 
     @trust_env.setter
-    def trust_env(self, value: bool) -> None:
+    def trust_env(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         pass
 
 
@@ -112,7 +112,7 @@ class DockerApi:
         """`docker ps --all`. Raises SourceError."""
 
         def entries(client: docker.APIClient) -> list[Listed]:
-            found = (listed(_mapping(raw)) for raw in _sequence(client.containers(all=True)))
+            found = (listed(json_object(raw)) for raw in json_array(client.containers(all=True)))
             return [entry for entry in found if entry is not None]
 
         return self.call(entries, deadline)
@@ -192,7 +192,7 @@ class DockerApi:
                 if client is None:
                     client = self._client = self._connect(remaining)
                 elif probe:
-                    _probe(self._daemon.url, remaining)
+                    probe_unix(self._daemon.url, remaining)
             client.timeout = max(deadline - self._monotonic(), 0.001)  # pyright: ignore[reportAttributeAccessIssue]
             return function(client)
         except SourceError as error:
@@ -208,7 +208,7 @@ class DockerApi:
             if urlsplit(url).scheme == "ssh":
                 self._bridge = self._bridge or SshBridge(url)
                 url = self._bridge.url
-            _probe(url, timeout_seconds)
+            probe_unix(url, timeout_seconds)
             tls = False
             if self._tls_files is not None:
                 ca, certificate, key = self._tls_files
@@ -328,8 +328,8 @@ class DockerSource:
         """Once in an hour what the daemon says of itself; the first time also begin to listen."""
         if self._info_at is not None and now - self._info_at < REPEAT_SECONDS:
             return
-        self._info = _mapping(self._api.call(lambda client: client.info(), deadline))
-        self._version = _mapping(self._api.call(lambda client: client.version(), deadline))
+        self._info = json_object(self._api.call(lambda client: client.info(), deadline))
+        self._version = json_object(self._api.call(lambda client: client.version(), deadline))
         if self._info_at is None:
             clock = parse_time(self._info.get("SystemTime"))
             baseline = 0 if clock is None else int(clock.timestamp()) * 10**9 + clock.microsecond * 1000
@@ -390,38 +390,13 @@ class DockerSource:
         )
 
 
-def _probe(url: str, timeout_seconds: float) -> None:
-    """Connect to a unix socket by hand first: the SDK loses its socket, and the reason, when that is refused."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        with closing(socket(AF_UNIX)) as probe:
-            probe.settimeout(timeout_seconds)
-            probe.connect(parts.path)
-
-
 def _inspect_container(container_id: str, client: docker.APIClient) -> Mapping[str, object]:
-    return _mapping(client.inspect_container(container_id))
+    return json_object(client.inspect_container(container_id))
 
 
 def _inspect_image(image: str, client: docker.APIClient) -> Mapping[str, object]:
-    return _mapping(client.inspect_image(image))
+    return json_object(client.inspect_image(image))
 
 
 def _statistics(container_id: str, one_shot: bool | None, client: docker.APIClient) -> Mapping[str, object]:
-    return _mapping(client.stats(container_id, stream=False, one_shot=one_shot))
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    """The value if it is a JSON object. Raises ValueError: the daemon answers something else than its API says."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"a JSON object was expected, not {type(value).__name__}")  # noqa: TRY004
-    return cast("Mapping[str, object]", value)
-
-
-def _sequence(value: object) -> Sequence[object]:
-    """The value if it is a JSON array. Raises ValueError."""
-    if not isinstance(value, list):
-        raise ValueError(f"a JSON array was expected, not {type(value).__name__}")  # noqa: TRY004
-    return cast("Sequence[object]", value)
+    return json_object(client.stats(container_id, stream=False, one_shot=one_shot))
