@@ -71,8 +71,12 @@ def poll(source: Source, at: datetime) -> Outcome:
         try:
             reading = source.collect(at)
         except SourceError as error:
+            # What a failed poll still knows (a GPU that fell silent, an XID before it) is a row like any other.
+            rows = tuple(error.rows)
             found.append(
-                Outcome(state="failed", reason=error.reason, error=error.detail, next_step=error.next_step)
+                Outcome(
+                    state="failed", rows=rows, reason=error.reason, error=error.detail, next_step=error.next_step
+                )
             )  # fmt: skip
             return
         state: State = "absent" if reading.absent else "partial" if reading.gaps else "ok"
