@@ -89,10 +89,12 @@ class BoundedSession(requests.Session):
         body_limit_bytes: int,
         credentials: FileCredentials | None = None,
         ca_file: str = "",
-        identity: bool = False,
+        near: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """identity: ask for uncompressed answers, five times quicker where the network is not the bottleneck."""
+        """near: the server is on this machine or network, so ask for uncompressed answers, five times quicker there,
+        and go past the proxy of the environment, which is for what lies outside.
+        """
         super().__init__()
         self._limit = body_limit_bytes
         self._credentials = credentials
@@ -103,8 +105,9 @@ class BoundedSession(requests.Session):
             self.auth = _no_credentials  # otherwise requests looks for a netrc entry
         if ca_file:
             self.verify = ca_file
-        if identity:
+        if near:
             self.headers["Accept-Encoding"] = "identity"
+            self.trust_env = False
         self.headers["User-Agent"] = "ai-fleet"
 
     def begin(self, seconds: float) -> None:

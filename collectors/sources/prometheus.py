@@ -85,7 +85,7 @@ class PrometheusClient:
             body_limit_bytes=server.body_limit_bytes,
             credentials=credentials,
             ca_file=server.ca_file,
-            identity=is_near(url),
+            near=is_near(url),
         )
         # Only connecting is tried again: the next poll is soon, and a server that answers 503 is too busy already.
         retry = Retry(total=1, connect=1, read=False, redirect=0, status=0, other=0, backoff_factor=0.2)

@@ -348,7 +348,7 @@ def test_a_hanging_prometheus_is_a_timeout_and_the_next_poll_covers_the_time_bet
     bench.show(vllm_text(prompt_tokens=170))
     row, _ = bench.one()
     assert row.prompt_tokens == 70.0
-    assert row.interval_seconds == pytest.approx(time.monotonic() - before, abs=1.0)
+    assert row.interval_seconds == pytest.approx(time.monotonic() - before, abs=3.0)
 
 
 def test_hostile_names_stay_text(bench):

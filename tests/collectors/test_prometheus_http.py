@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import pytest
 
 from collectors.base import SourceError
+from collectors.prometheus_http import is_near
 from collectors.sources.prometheus import PrometheusClient, PrometheusSource
 from fleet.inventory import Inventory
 from fleet.settings import PrometheusServer
@@ -67,6 +68,33 @@ def test_one_connection_serves_a_whole_poll_and_the_server_is_told_the_time_limi
     assert "timeout=" in path
     assert "time=1000.000" in path
     assert headers["accept-encoding"] == "identity"
+
+
+def test_a_server_next_door_is_not_asked_through_the_proxy_of_the_environment(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with running_server(lambda _r: Answer(vector("1"), content_type=JSON)) as server:
+        made = client(server.url)
+        assert len(made.query("up")) == 1
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("http://127.0.0.1:9090", True),
+        ("http://[::1]:9090", True),
+        ("http://10.1.2.3:9090", True),
+        ("http://prometheus:9090", True),
+        ("http://prometheus.lan", True),
+        ("https://prometheus.example.com", False),
+        ("http://8.8.8.8", False),
+    ],
+)
+def test_what_is_near_is_told_by_the_address(url, near):
+    assert is_near(url) is near
 
 
 def test_a_compressed_answer_is_read_too():
