@@ -37,7 +37,7 @@ WORST = (
     Column(name="p95", label="p95 TTFT", width=66, help="Time to first token, 95th percentile, where measured"),
     Column(name="errors", label="errors", width=56),
     Column(name="tokens", label="tok/s", width=54),
-    Column(name="why", label="why"),
+    Column(name="why", label="why", width=200),
     Column(name="since", label="since", width=60),
 )
 FULL = (

@@ -20,6 +20,7 @@ ATTRIBUTION_MARKS = {"measured": "●", "estimated": "◐", "declared": "○", "
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=&@/])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+_AUTOLINK = re.compile(r"(?:://[^/]|www\.)", re.IGNORECASE)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -162,7 +163,9 @@ def plain(text: str, limit: int = 200) -> str:
 
 def markdown(text: str, limit: int = 200) -> str:
     """Fleet text that stays inert inside Markdown: no emphasis, link, image, HTML, LaTeX, directive or icon."""
-    return _MARKDOWN.sub(r"\\\1", plain(text, limit))
+    # Addresses are made links after escapes are read, so they are broken with a word joiner, which nobody sees.
+    shown = _AUTOLINK.sub(lambda found: f"{found[0][:-1]}\u2060{found[0][-1]}", plain(text, limit))
+    return _MARKDOWN.sub(r"\\\1", shown.replace("@", "@\u2060"))
 
 
 def csv_cell(value: object) -> object:

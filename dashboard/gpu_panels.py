@@ -125,20 +125,19 @@ def idle(look: Look, rows: Sequence[Row]) -> None:
             navigation.link("container", "open", look.context, icon=":material/arrow_forward:", id=row["container_key"])
 
 
-def holders(look: Look, found: Answer, height: int) -> None:
+def holders(look: Look, found: Answer, measure: str, height: int) -> None:
     """One GPU over time by container; the parts and what nobody owns add up to the device."""
     if not found.rows.num_rows:
         panels.nothing("Nothing ran on this GPU in this range", height=height)
         return
-    for label, column, unit in (
-        ("SM activity by container", "sm_ratio", "%"),
-        ("Memory by container", "memory_bytes", "B"),
-    ):
-        lines, axis = stack(found.rows, "container_key", column, look)
-        panels.chart(
-            charts.series(label, axis, [_named(line) for line in lines], look.colours, unit=unit),
-            key=f"holders-{column}", alt=f"{label} on the chosen GPU", height=height,
-        )  # fmt: skip
+    label, column, unit = (
+        ("Memory by container", "memory_bytes", "B") if measure == "memory" else ("SM by container", "sm_ratio", "%")
+    )
+    lines, axis = stack(found.rows, "container_key", column, look)
+    panels.chart(
+        charts.series(label, axis, [_named(line) for line in lines], look.colours, unit=unit),
+        key="holders", alt=f"{label} on the chosen GPU", height=height,
+    )  # fmt: skip
 
 
 def _named(line: charts.Line) -> charts.Line:

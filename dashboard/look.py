@@ -107,7 +107,7 @@ def look_now(context: Context, viewer: Scope) -> Look:
         viewer=viewer,
         now=now,
         window=window,
-        sources=source_states(found),
+        sources=source_states(found, live.end),
         answer=found,
         colours=palette(st.context.theme.type),
     )
@@ -120,24 +120,21 @@ def snapshot_end(newest: datetime | None, now: datetime) -> datetime:
     return datetime.fromtimestamp(-(-int(at.timestamp()) // step) * step, tz=UTC)
 
 
-def source_states(found: Answer) -> tuple[SourceState, ...]:
-    """One state per kind of source: that of its worst target; kinds in a fixed order."""
+def source_states(found: Answer, end: datetime) -> tuple[SourceState, ...]:
+    """One state per kind of source: that of its worst target; kinds in a fixed order. Ages count back from `end`."""
     worst: dict[str, SourceState] = {}
     for row in found.rows.to_pylist():
         kind, state, age_seconds = row["source"], row["state"], row["age_seconds"]
-        at = row["at"]
-        newest = at if state == "ok" else None
-        if age_seconds is not None and newest is None and state != "absent":
-            newest = found.as_of and max(at - timedelta(seconds=age_seconds), datetime.min.replace(tzinfo=UTC))
         one = SourceState(
             name=_KINDS.get(kind, kind),
-            newest=newest,
+            newest=None if age_seconds is None or state == "absent" else end - timedelta(seconds=age_seconds),
             status=STATES.get(state, Status.UNKNOWN),
-            word={"ok": "", "absent": "none here"}.get(state) or row["reason"] or state,
+            word={"ok": "", "absent": "none here"}.get(state, row["reason"] or state),
         )
         if kind not in worst or one.status.rank < worst[kind].status.rank:
-            worst[kind] = one if state != "ok" else SourceState(name=one.name, newest=at, status=one.status)
-    return tuple(worst[kind] for kind in sorted(worst, key=lambda k: (list(_KINDS).index(k) if k in _KINDS else 9, k)))
+            worst[kind] = one
+    order = list(_KINDS)
+    return tuple(worst[kind] for kind in sorted(worst, key=lambda k: (order.index(k) if k in _KINDS else 9, k)))
 
 
 STATES = {

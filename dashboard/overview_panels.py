@@ -22,11 +22,11 @@ MAP_HEIGHT = 208
 TOLD = {"image_change", "oom", "xid", "gap"}
 
 
-def sentence(numbers: Mapping[str, Row], unknown: int) -> str:
-    """How many things are in trouble, containers and GPUs together."""
-    counts = {3: _whole(numbers, "criticals"), 2: _whole(numbers, "warnings"), 1: unknown}
-    counts[0] = int(numbers["containers_running"]["total"] or 0)
-    return fleet_panels.severity_words(counts)
+def sentence(verdict: Row, containers: int) -> str:
+    """How many things are in trouble, containers and GPUs together, and how many of the sources are fresh."""
+    counts = {3: verdict["criticals"], 2: verdict["warnings"], 1: verdict["unknowns"], 0: containers}
+    fresh, total = verdict["sources_fresh"], verdict["sources_total"]
+    return f"{fleet_panels.severity_words(counts)} :gray[{fresh} of {total} sources fresh]"
 
 
 def worst_line(look: Look, worst: Row | None) -> None:
@@ -85,10 +85,6 @@ def _card(label: str, value: str, row: Row, words: Any, good: str | None, note: 
         good=good,
         spark=row["spark"] or (),
     )
-
-
-def _whole(numbers: Mapping[str, Row], name: str) -> int:
-    return int(numbers[name]["value"] or 0)
 
 
 def host_rows(rows: Sequence[Row]) -> list[hostmap.HostRow]:

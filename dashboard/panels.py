@@ -208,7 +208,7 @@ def chart(spec: Mapping[str, object], *, key: str, alt: str, height: int = 190) 
 
 def facts(pairs: Mapping[str, str]) -> None:
     """Names and values in one flowing grey-and-black line; values are escaped here."""
-    st.markdown("   ".join(f":gray[{name}] {fmt.markdown(value)}" for name, value in pairs.items() if value))
+    st.markdown("\u2003".join(f":gray[{name}] {fmt.markdown(value)}" for name, value in pairs.items() if value))
 
 
 def spark_array(series: Sequence[Sequence[float | None] | None]) -> pa.Array:

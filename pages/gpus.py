@@ -32,11 +32,15 @@ def render(look: Look) -> None:
     with right:
         gpu_panels.idle(look, idle)
         names = {row["gpu_uuid"]: f"{fleet_panels.short_host(row['host'])} · {row['gpu_index']}" for row in rows}
-        chosen = st.selectbox(
-            "GPU", list(names), format_func=lambda uuid: f"on GPU {names.get(uuid, uuid)}", key="gpu",
-            label_visibility="collapsed", width=220,
-        )  # fmt: skip
-        gpu_panels.holders(look, look.ask(gpus.gpu_holders_series, gpu_uuid=chosen), 150)
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            chosen = st.selectbox(
+                "GPU", list(names), format_func=lambda uuid: f"on GPU {names.get(uuid, uuid)}", key="gpu",
+                label_visibility="collapsed", width=190,
+            )  # fmt: skip
+            measure = st.segmented_control(
+                "Measure", ["SM", "memory"], default="SM", required=True, key="measure", label_visibility="collapsed"
+            )
+        gpu_panels.holders(look, look.ask(gpus.gpu_holders_series, gpu_uuid=chosen), measure or "SM", 160)
     gpu_panels.table(rows, shown_rows=16)
     panels.gaps(found.gaps, found.coverage)
 

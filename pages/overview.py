@@ -19,16 +19,18 @@ def render(look: Look) -> None:
     host = look.context.host
     look.ahead(overview.fleet_numbers, host=host)
     look.ahead(containers.container_table, host=host, limit=10)
+    look.ahead(overview.verdict, host=host)
     look.ahead(overview.host_map, host=host)
     look.ahead(overview.gpu_activity_by_tenant, host=host)
     happened = look.ask(events.recent_events, host=host, limit=60)
     found = look.ask(overview.fleet_numbers, host=host)
     worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
+    verdict = look.ask(overview.verdict, host=host).rows.to_pylist()[0]
     placed = look.ask(overview.host_map, host=host)
     busy = look.ask(overview.gpu_activity_by_tenant, host=host)
 
     numbers = {row["name"]: row for row in found.rows.to_pylist()}
-    frame.headline(look, overview_panels.sentence(numbers, sum(row["level"] == 1 for row in worst)))
+    frame.headline(look, overview_panels.sentence(verdict, int(numbers["containers_running"]["total"] or 0)))
     overview_panels.worst_line(look, worst[0] if worst else None)
     overview_panels.cards(numbers, fleet=look.scope.tenants is None)
     left, right = st.columns(2, gap="medium")

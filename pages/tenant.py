@@ -27,13 +27,15 @@ def render(look: Look) -> None:
         tenant_panels.table(rows, open_tenant)
         return
     look.ahead(overview.fleet_numbers, host=host)
+    look.ahead(overview.verdict, host=host)
     look.ahead(tenants.tenant_series, host=host)
     worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
     found = look.ask(overview.fleet_numbers, host=host)
     series = look.ask(tenants.tenant_series, host=host)
     told = look.ask(happened.recent_events, host=host, limit=60).rows.to_pylist()
     numbers = {row["name"]: row for row in found.rows.to_pylist()}
-    words = overview_panels.sentence(numbers, sum(row["level"] == 1 for row in worst))
+    verdict = look.ask(overview.verdict, host=host).rows.to_pylist()[0]
+    words = overview_panels.sentence(verdict, int(numbers["containers_running"]["total"] or 0))
     frame.headline(look, f"{fmt.markdown(look.context.tenant, 60)} {words}")
     if not worst:
         panels.nothing("No container in this view: none of this name, or not yours to see.", height=120)

@@ -1,0 +1,228 @@
+"""Every page in every state: empty, demo, stale, partial, one tenant, and without a store."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from collectors import demo
+from dashboard import process
+from dashboard.access import Access
+from dashboard.data import Reader
+from fleet.model import Batch, Scope, SourceRun
+from fleet.settings import load_settings
+from store import StoreUnavailable
+from tests.store.stores import embedded_store
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("overview", "containers", "container", "gpus", "tenant", "status")
+KEY = "gpu-a01:acme-chat/llm-chat/1"
+
+
+class Shared:
+    """A store that a page's reader may close without closing it for the next test."""
+
+    def __init__(self, store):
+        self.query = store.query
+
+    def close(self):
+        pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlyAcme(Access):
+    def scope(self, named):
+        return Scope(tenants=frozenset({"acme"}))
+
+
+@pytest.fixture(scope="module")
+def demo_store():
+    before = demo.HISTORY
+    demo.HISTORY = timedelta(minutes=20)
+    now = datetime.now(UTC)
+    with embedded_store() as store:
+        position = demo.find_position(store, 7, now)
+        end = demo.fill(store, position, now, lambda *_: None)
+        yield store, end
+    demo.HISTORY = before
+
+
+@pytest.fixture(scope="module")
+def empty_store():
+    with embedded_store() as store:
+        yield store
+
+
+@pytest.fixture
+def serve():
+    readers = []
+
+    def install(store, now, access=None):
+        reader = Reader(lambda: Shared(store), threads=1)
+        readers.append(reader)
+        settings = load_settings("", {}, origin="test")
+        process.install(
+            process.Deployment(settings=settings, reader=reader, access=access or Access(), now=lambda: now)
+        )
+
+    yield install
+    process.install(None)
+    for reader in readers:
+        reader.close()
+
+
+def open_page(name, **params):
+    app = AppTest.from_file(str(ROOT / "dashboard" / "app.py"), default_timeout=60)
+    if name == "container":
+        params.setdefault("id", KEY)
+    for key, value in params.items():
+        app.query_params[key] = value
+    app.switch_page(f"../pages/{name}.py").run()
+    assert not app.exception, [e.value for e in app.exception]
+    return app
+
+
+def words(app):
+    shown = [element.value for kind in ("markdown", "caption", "warning", "error") for element in app.get(kind)]
+    return "\n".join(str(value) for value in shown).replace("\\", "")
+
+
+def everything(app):
+    """All that reaches the browser: texts, tables, figures, choices."""
+    parts = [words(app)]
+    parts += [element.value.to_csv() for element in app.get("dataframe")]
+    parts += [element.proto.spec for element in app.get("plotly_chart")]
+    parts += [str(box.options) for box in app.selectbox]
+    parts += [f"{metric.label} {metric.value}" for metric in app.metric]
+    return "\n".join(parts)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_empty_store_says_what_was_looked_for_and_the_command_that_fixes_it(serve, empty_store, name):
+    serve(empty_store, datetime.now(UTC))
+    said = words(open_page(name))
+    for word in ("Docker", "NVML", "Prometheus", "python -m collectors doctor", "make demo"):
+        assert word in said
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_demo_fleet_is_shown_and_labelled(serve, demo_store, name):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page(name)
+    shown = everything(app)
+    assert "DEMO" in shown
+    assert "acme" in shown
+    assert "green-badge[● Docker" in words(app)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_silence_turns_every_source_stale_and_nothing_stays_green(serve, demo_store, name):
+    store, end = demo_store
+    serve(store, end + timedelta(hours=2))
+    said = words(open_page(name))
+    assert "▲ Docker 2 h, stale" in said
+    assert "green-badge" not in said
+    assert "nothing wrong" not in said
+
+
+def test_containers_without_fresh_readings_are_unknown_not_ok(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(hours=2))
+    table = open_page("containers").dataframe[0].value
+    assert "●" not in set(table["status"])
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_one_failed_source_is_named_and_the_others_go_on(serve, demo_store, name):
+    store, end = demo_store
+    at = end + timedelta(seconds=1)
+    failed = SourceRun(
+        at=at, source="prometheus", target="edge", state="failed", interval_seconds=15, took_seconds=10, rows=0,
+        reason="timeout", error="no answer within 10 s", next_step="Is 10.0.0.9:9090 reachable from here?",
+    )  # fmt: skip
+    store.append(Batch(token="failed-edge", rows=(failed,)))
+    serve(store, at + timedelta(seconds=2))
+    app = open_page(name)
+    said = words(app)
+    assert "✖ Prometheus" in said
+    assert "timeout" in said
+    assert "● Docker" in said
+    if name == "status":
+        assert "Is 10.0.0.9:9090 reachable" in everything(app)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_viewer_of_one_tenant_never_learns_of_another(serve, demo_store, name):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3), OnlyAcme(trusted_header="x"))
+    shown = everything(open_page(name))
+    assert "acme" in shown or name == "status"
+    for other in ("globex", "initech", "hooli", "umbrella", "unattributed"):
+        assert other not in shown
+
+
+def test_a_container_of_somebody_else_reads_like_one_that_does_not_exist(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3), OnlyAcme(trusted_header="x"))
+    foreign = "gpu-a01:globex-search/vectordb/1"
+    theirs, nobodys = (words(open_page("container", id=key)) for key in (foreign, "nothing"))
+    assert "No such container in this view" in theirs
+    assert theirs.replace(foreign, "") == nobodys.replace("nothing", "")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_store_that_does_not_answer_is_said_calmly(name):
+    def away():
+        raise StoreUnavailable(0, "connection refused")
+
+    settings = load_settings("", {}, origin="test")
+    process.install(process.Deployment(settings=settings, reader=Reader(away, threads=1)))
+    app = open_page(name)
+    process.current().reader._pool.shutdown()
+    process.install(None)
+    assert "The store does not answer" in words(app)
+    assert "connection refused" in words(app)
+    assert "python -m collectors run" in words(app)
+
+
+def test_an_address_that_cannot_be_used_is_said_once_and_nothing_of_it_is_shown(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page("overview", range="<script>alert(1)</script>", every="7")
+    assert len(app.warning) == 1
+    assert "script" not in app.warning[0].value
+
+
+def test_the_filters_write_the_address_and_the_address_sets_the_filters(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page("containers", tenant="acme", range="15m")
+    assert app.selectbox(key="f-tenant").value == "acme"
+    assert set(app.dataframe[0].value["tenant"]) == {"acme"}
+    app.selectbox(key="f-tenant").select("globex").run()
+    assert app.query_params["tenant"] == "globex"
+    assert set(app.dataframe[0].value["tenant"]) == {"globex"}
+
+
+def test_a_frozen_window_shows_its_times_and_the_way_back(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    seconds = int(end.timestamp())
+    app = open_page("overview", **{"from": str(seconds - 600), "to": str(seconds)})
+    assert "UTC" in words(app)
+    app.button(key="f-live").click().run()
+    assert "from" not in app.query_params
+
+
+def test_a_page_open_to_the_network_without_login_says_so(serve, demo_store):
+    store, end = demo_store
+    reader = Reader(lambda: Shared(store), threads=1)
+    settings = load_settings("", {"AIFLEET_DASHBOARD_HOST": "0.0.0.0"}, origin="test")
+    process.install(process.Deployment(settings=settings, reader=reader, now=lambda: end))
+    app = open_page("status")
+    process.install(None)
+    reader.close()
+    assert "without login" in app.warning[0].value
