@@ -116,6 +116,7 @@ def test_a_hung_daemon_is_a_timeout_and_then_read_again(dockerd: Dockerd, source
     assert row.interval_seconds == pytest.approx(time.monotonic() - before, abs=1.0)
 
 
+@pytest.mark.timeout(600)
 def test_fifty_containers_at_once_are_all_read(dockerd: Dockerd, source) -> None:
     count = int(os.environ.get("AIFLEET_TEST_CONTAINERS", "50"))
     polled = source(timeout_seconds=30.0)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from collectors.sources.docker import DockerSource
 from fleet.inventory import Inventory
 from fleet.model import Container, ContainerSample, Host
-from fleet.settings_table import TenantRule
+from fleet.settings_table import DockerDaemon, TenantRule
+from fleet.tenancy import Tenancy
 from tests.services.docker_proxy import docker_proxy
 from tests.services.docker_readings import events, poll, poll_until, rows
-from tests.services.dockerd import Dockerd
+from tests.services.dockerd import Dockerd, running_dockerd
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(120)]
 BUSY = ("sh", "-c", "while true; do dd if=/dev/zero of=/tmp/x bs=1M count=5 2>/dev/null; done")
@@ -226,3 +228,49 @@ def test_only_what_changed_is_inspected(dockerd: Dockerd, source, tmp_path: Path
         poll_until(polled, lambda seen: bool(rows(seen[-1], Container)))
         assert proxy.asked(r"/containers/[0-9a-f]{64}/json") == 1
         polled.close()
+
+
+def test_a_container_that_asked_for_a_gpu_and_could_not_start_says_so(dockerd: Dockerd, source) -> None:
+    dockerd.cli(
+        "create", "--name", "wants", "--network", "none", "--gpus", '"device=0,1"', "busybox:latest", "sleep", "9"
+    )
+    with pytest.raises(RuntimeError, match="could not select device driver"):
+        dockerd.cli("start", "wants")
+    inventory = Inventory()
+    reading = poll(source(inventory=inventory))
+    row = rows(reading, Container)["wants"]
+    assert row.gpu_request == "--gpus device=0,1"
+    assert "could not select device driver" in row.error
+    assert row.state == "created"
+    assert inventory.hosts()[0].containers[0].gpu.ids == ("0", "1")
+    assert rows(reading, ContainerSample) == {}
+
+
+def test_traffic_addresses_and_ports_of_bridge_networks_are_read() -> None:
+    with running_dockerd(networks=True) as daemon:
+        web = daemon.run(
+            "web", "sh", "-c", "dd if=/dev/zero of=/tmp/big bs=1M count=2 2>/dev/null; httpd -f -p 8000 -h /tmp",
+            ports={"8000/tcp": ("127.0.0.1", None)},
+        )  # fmt: skip
+        address = web.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+        daemon.run("client")
+        inventory = Inventory()
+        by_files = DockerSource(DockerDaemon(url=daemon.url, name="h1"), Tenancy(), inventory)
+        by_api = DockerSource(DockerDaemon(url=daemon.url, name="h1", statistics="api"), Tenancy(), Inventory())
+        poll(by_files)
+        poll(by_api)
+        daemon.cli(
+            "exec", "client", "sh", "-c", f"until wget -q -O /dev/null http://{address}:8000/big; do sleep 0.1; done"
+        )
+        for polled in (by_files, by_api):
+            samples = rows(poll(polled), ContainerSample)
+            polled.close()
+            assert 2 << 20 <= samples["web"].network_transmit_bytes <= 3 << 20
+            assert 2 << 20 <= samples["client"].network_receive_bytes <= 3 << 20
+            assert samples["web"].network_receive_bytes < 1 << 20
+        facts = {each.row.name: each for each in inventory.hosts()[0].containers}
+        assert facts["web"].network_addresses == {"bridge": address}
+        ((host_ip, host_port, port),) = facts["web"].published_ports
+        assert (host_ip, port) == ("127.0.0.1", 8000)
+        assert host_port > 0
+        assert {"127.0.0.1", "localhost", "h1"} <= inventory.hosts()[0].addresses
