@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -114,7 +115,7 @@ def test_failures_gaps_gpus_and_endpoints_are_said_in_text():
             [OneSource(Reading(), Reading(rows=(endpoint,)), kind="prometheus", target="p")],
         )
     )
-    assert text.splitlines()[:5] == [
+    assert re.sub(r"in \d+ ms", "in 0 ms", text).splitlines()[:5] == [
         "failed  docker h1: unreachable: refused",
         "        next: start it",
         "partial nvml h1: 1 gpu_samples in 0 ms",

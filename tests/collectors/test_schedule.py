@@ -4,6 +4,7 @@ import random
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from collectors.schedule import DeadlineSchedule, RowClock
@@ -92,6 +93,7 @@ def test_after_a_step_back_rows_keep_their_order_and_the_error_halves_away():
     assert at == NOON + timedelta(seconds=35)
 
 
+@limits(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1000), st.floats(-100000, 100000)), max_size=40))
 def test_times_of_rows_always_rise_whatever_the_clock_does(steps):
     clock = RowClock()

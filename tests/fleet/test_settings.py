@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from fleet import settings_docs
@@ -289,11 +290,13 @@ def settings_or_mistakes(text: str, environment: dict[str, str]) -> Settings | t
         return error.mistakes
 
 
+@limits(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_gives_settings_or_mistakes_and_nothing_else(text):
     assert settings_or_mistakes(text, {})
 
 
+@limits(deadline=None)
 @given(st.sampled_from([row.variable for row in TABLE]), st.text(max_size=50))
 def test_any_variable_gives_settings_or_mistakes_and_nothing_else(variable, text):
     assert settings_or_mistakes("", {variable: text})
