@@ -9,6 +9,8 @@ from collectors.synthetic.generator import SyntheticFleet
 from fleet.model import Container, Row
 
 _FACTS_EVERY = timedelta(seconds=60)
+_CATCH_UP = timedelta(minutes=10)
+_CATCH_UP_STEP = timedelta(seconds=15)
 
 
 class SyntheticSource:
@@ -21,7 +23,7 @@ class SyntheticSource:
         self, fleet: SyntheticFleet, since: datetime, *, interval_seconds: float = 5.0, timeout_seconds: float = 5.0
     ) -> None:
         self._fleet = fleet
-        self._last = since
+        self._last = self._covered = since
         self._facts_at: datetime | None = None
         self._states: tuple[str, ...] = ()
         self._interval_seconds = interval_seconds
@@ -43,15 +45,34 @@ class SyntheticSource:
             return Reading(
                 detail=f"{self._fleet.detail}; the clock stepped back, waiting for it to pass {self._last:%T}"
             )
-        rows: list[Row] = list(self._fleet.rows(at, (at - self._last).total_seconds()))
+        rows: list[Row] = self._missed(at)
+        rows.extend(self._fleet.rows(at, (at - self._covered).total_seconds()))
         rows.extend(self._fleet.events(self._last, at))
         facts = self._fleet.facts(at)
         states = tuple(fact.state for fact in facts if isinstance(fact, Container))
         if self._facts_at is None or at - self._facts_at >= _FACTS_EVERY or states != self._states:
             rows.extend(facts)
             self._facts_at, self._states = at, states
-        self._last = at
+        self._last = self._covered = at
         return Reading(rows=tuple(rows), detail=self._fleet.detail)
+
+    def _missed(self, at: datetime) -> list[Row]:
+        """Samples every 15 s since the last poll, at most the last ten minutes; nothing when polls come in time.
+
+        The back-fill takes most of a minute, and a laptop sleeps: one long interval would be a hole in every chart.
+        """
+        gap = at - self._last
+        if gap <= timedelta(seconds=3 * self._interval_seconds):
+            return []
+        count = int(min(gap, _CATCH_UP) / _CATCH_UP_STEP)
+        if not count:
+            return []
+        first = self._last if gap <= _CATCH_UP else at - _CATCH_UP
+        instants = [first + _CATCH_UP_STEP * number for number in range(1, count + 1)]
+        if instants[-1] >= at:
+            instants.pop()
+        self._covered = instants[-1] if instants else self._last
+        return self._fleet.block(instants, _CATCH_UP_STEP.total_seconds()) if instants else []
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -288,6 +288,21 @@ def test_the_live_source_continues_where_the_back_fill_stopped() -> None:
     assert "origin 2026-03-04T10:00:00Z" in second.detail
 
 
+def test_a_poll_that_comes_late_fills_the_time_since_the_one_before_without_a_hole() -> None:
+    source = SyntheticSource(FLEET, at(0))
+    late = of(source.collect(at(0) + timedelta(seconds=50)).rows, GpuSample)
+    # 15, 30 and 45 s after the last poll, and the 5 s that are left.
+    spans = sorted({((row.at - at(0)).total_seconds(), row.interval_seconds) for row in late})
+    assert spans == [(15.0, 15.0), (30.0, 15.0), (45.0, 15.0), (50.0, 5.0)]
+    assert len(late) == 4 * 16
+    # After a day's sleep only the last ten minutes are told.
+    woken = of(source.collect(at(24)).rows, GpuSample)
+    assert min(row.at for row in woken) == at(24) - timedelta(minutes=10) + timedelta(seconds=15)
+    assert sum(row.interval_seconds for row in woken) / 16 == 600.0
+    in_time = of(source.collect(at(24) + timedelta(seconds=5)).rows, GpuSample)
+    assert {row.interval_seconds for row in in_time} == {5.0}
+
+
 def test_a_clock_that_steps_back_brings_no_rows_instead_of_negative_increments() -> None:
     source = SyntheticSource(FLEET, at(0))
     reading = source.collect(at(-1))
