@@ -156,7 +156,7 @@ def test_a_hung_source_is_marked_failed_and_delays_nobody(run):
 
 def test_a_source_that_comes_back_from_hanging_keeps_its_rows_and_recovers_in_time(run):
     release = threading.Event()
-    source = ScriptedSource(hang(release), ok, timeout=0.2)
+    source = ScriptedSource(hang(release), ok, timeout=0.6)
     _, writer = run(source)
     eventually(lambda: bool(writer.runs()))
     release.set()
@@ -226,8 +226,8 @@ def test_ticks_missed_by_a_slow_poll_are_counted(run):
 
     runner, _ = run(ScriptedSource(slow, ok))
     eventually(lambda: runner.health().sources[0].polls.get("ok", 0) >= 2)
-    # 0.18 s at an interval of 0.05 s: the ticks at 0.05, 0.10 and 0.15 are gone
-    assert 3 <= runner.health().sources[0].missed_ticks <= 4
+    # 0.18 s at an interval of 0.05 s: the ticks at 0.05, 0.10 and 0.15 are gone, and more on a machine with other work
+    assert runner.health().sources[0].missed_ticks >= 3
 
 
 def test_a_clock_that_steps_back_never_turns_the_rows_around(run):
