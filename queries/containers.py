@@ -15,6 +15,7 @@ from fleet.severity import Level
 from queries.answer import Answer
 from queries.freshness import DOCKER, EVERYTHING, NVML, PROMETHEUS, answer
 from queries.live import LiveContainer, gpu_names, live_containers
+from queries.parts import device_parts
 from queries.resolution import grid, nullable, on_grid, resolution, series_table
 from queries.scoping import during, of_tenants
 from store import Store
@@ -227,33 +228,18 @@ def container_gpu_series(store: Store, scope: Scope, window: Window, *, containe
     unattributed_memory_bytes (NULL for a limited scope, which must not learn of neighbours), attribution.
     """
     tier = resolution(window, finest_seconds=15)
-    own = during(of_tenants(scope).also("container_key = {key:String}", key=container_key), window, tier)
-    table = tier.table("container_gpu_samples")
-    found = store.query(
-        f"SELECT gpu_uuid, {tier.bucket} AS bucket, {tier.mean('sm_ratio')} AS sm,"
-        f" {tier.mean('memory_bytes')} AS memory, {tier.mean('power_watts')} AS power FROM {table}"
-        f" WHERE {own.sql} GROUP BY gpu_uuid, bucket",
-        own.parameters,
-    )
+    own = of_tenants(scope).also("container_key = {key:String}", key=container_key)
+    gauges = {"sm": "sm_ratio", "memory": "memory_bytes", "power": "power_watts"}
+    found = device_parts(store, scope, window, tier, own, by="gpu_uuid", gauges=gauges)
     mine = on_grid(found, window, tier.step_seconds, ("gpu_uuid",))
     rest: dict[tuple[object, ...], dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]] = {}
     if mine and scope.tenants is None:
-        others = during(
-            of_tenants(scope).also(
-                "gpu_uuid IN {gpus:Array(String)} AND container_key != {key:String}",
-                gpus=[str(key[0]) for key in mine], key=container_key,
-            ), window, tier,
-        )  # fmt: skip
-        neighbours = store.query(
-            f"""
-            SELECT gpu_uuid, nobody, bucket, sum(sm_mean) AS sm, sum(memory_mean) AS memory FROM (
-                SELECT gpu_uuid, container_key, container_key = '' AS nobody, {tier.bucket} AS bucket,
-                    {tier.mean("sm_ratio")} AS sm_mean, {tier.mean("memory_bytes")} AS memory_mean
-                FROM {table} WHERE {others.sql} GROUP BY gpu_uuid, container_key, bucket
-            ) GROUP BY gpu_uuid, nobody, bucket
-            """,
-            others.parameters,
+        others = of_tenants(scope).also(
+            "gpu_uuid IN {gpus:Array(String)} AND container_key != {key:String}",
+            gpus=[str(key[0]) for key in mine],
+            key=container_key,
         )
+        neighbours = device_parts(store, scope, window, tier, others, by="gpu_uuid, nobody", gauges=gauges)
         rest = on_grid(neighbours, window, tier.step_seconds, ("gpu_uuid", "nobody"))
     marks = _attributions(store, scope, window, container_key)
     names = {row["gpu_uuid"]: row for row in gpu_names(store)}
@@ -283,7 +269,17 @@ def container_gpu_series(store: Store, scope: Scope, window: Window, *, containe
         ):  # fmt: skip
             rows = rows.add_column(0, column, pa.array([value] * rows.num_rows, type=pa.string()))
         tables.append(rows)
-    return answer(store, scope, window, pa.concat_tables(tables) if tables else pa.table({"t": []}), NVML)
+    return answer(store, scope, window, pa.concat_tables(tables) if tables else _NO_GPU.empty_table(), NVML)
+
+
+#: What a container without a GPU gets: no rows, the same columns.
+_NO_GPU = pa.schema(
+    [(name, pa.string()) for name in ("gpu_uuid", "gpu_index", "gpu_name", "attribution")]
+    + [(name, pa.float64()) for name in (
+        "t", "sm_ratio", "memory_bytes", "power_watts", "others_sm_ratio", "others_memory_bytes",
+        "unattributed_sm_ratio", "unattributed_memory_bytes",
+    )]
+)  # fmt: skip
 
 
 def _attributions(store: Store, scope: Scope, window: Window, container_key: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from fleet.severity import BRAKE_BIT, THERMAL_BITS, GpuFacts, Thresholds, judge_
 from queries.answer import Answer
 from queries.freshness import NVML, answer
 from queries.live import RECENT, LiveContainer, gpu_names, live_containers
+from queries.parts import device_parts
 from queries.resolution import grid, on_grid, resolution, series_table
 from queries.scoping import during, last, of_gpus, of_tenants
 from queries.sharing import shared
@@ -27,7 +28,11 @@ Series = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def _gpu_samples(store: Store, scope: Scope, window: Window, host: str | None) -> list[dict[str, object]]:
-    """Newest sample of every GPU the scope may see, with what it counted in the last hour."""
+    """Newest sample of every GPU the scope may see, with what it counted in the last hour.
+
+    Row remapping is read once a minute only, so its newest known value is taken (argMax skips NULL); everything else
+    is what the newest sample said, unknown included (argMax of a tuple does not skip).
+    """
     hour = Window(start=window.end - timedelta(hours=1), end=window.end)
     visible = during(of_gpus(scope, hour, resolution(hour), host=host), hour)
     return store.query(
@@ -42,7 +47,7 @@ def _gpu_samples(store: Store, scope: Scope, window: Window, host: str | None) -
             argMax(tuple(temperature_celsius), at).1 AS temperature,
             argMax(tuple(sm_clock_mhz), at).1 AS sm_clock, argMax(tuple(throttle_reasons), at).1 AS throttled,
             sum(ecc_uncorrected) AS ecc_bad, sum(ecc_corrected) AS ecc_fixed,
-            argMax(tuple(remapped_rows), at).1 AS remapped, argMax(tuple(remap_pending), at).1 AS pending,
+            argMax(remapped_rows, at) AS remapped, argMax(remap_pending, at) AS pending,
             max(xid) AS last_xid, argMax(tuple(process_count), at).1 AS processes
         FROM gpu_samples WHERE {visible.sql} GROUP BY host, gpu_uuid
         """,
@@ -250,13 +255,11 @@ def gpu_holders_series(store: Store, scope: Scope, window: Window, *, gpu_uuid: 
     power_watts. A limited scope sees its own containers only.
     """
     tier = resolution(window, finest_seconds=15)
-    where = during(of_tenants(scope).also("gpu_uuid = {gpu:String}", gpu=gpu_uuid), window, tier)
-    found = store.query(
-        f"SELECT container_key, tenant, {tier.bucket} AS bucket, {tier.mean('sm_ratio')} AS sm_ratio_mean,"
-        f" {tier.mean('memory_bytes')} AS memory_mean, {tier.mean('power_watts')} AS power_mean"
-        f" FROM {tier.table('container_gpu_samples')} WHERE {where.sql} GROUP BY container_key, tenant, bucket",
-        where.parameters,
-    )
+    found = device_parts(
+        store, scope, window, tier, of_tenants(scope).also("gpu_uuid = {gpu:String}", gpu=gpu_uuid),
+        by="container_key, tenant",
+        gauges={"sm_mean": "sm_ratio", "memory_mean": "memory_bytes", "power_mean": "power_watts"},
+    )  # fmt: skip
     tables: list[pa.Table] = []
     laid = on_grid(found, window, tier.step_seconds, ("container_key", "tenant"))
     # The unattributed part comes last, so that it lies on top of a stack.
@@ -264,7 +267,7 @@ def gpu_holders_series(store: Store, scope: Scope, window: Window, *, gpu_uuid: 
         series = laid[key]
         rows = series_table(
             window, tier.step_seconds,
-            {"sm_ratio": series["sm_ratio_mean"], "memory_bytes": series["memory_mean"],
+            {"sm_ratio": series["sm_mean"], "memory_bytes": series["memory_mean"],
              "power_watts": series["power_mean"]},
         )  # fmt: skip
         for column, value in (("tenant", str(key[1])), ("container_key", str(key[0]))):

@@ -17,6 +17,7 @@ from queries.containers import live_table
 from queries.freshness import EVERYTHING, NVML, answer
 from queries.gpus import gpu_table
 from queries.live import NOW, live_containers
+from queries.parts import device_parts
 from queries.resolution import Resolution, grid, on_grid, resolution
 from queries.scoping import Where, before, during, last, of_gpus, of_tenants
 from queries.status import source_status
@@ -298,17 +299,8 @@ def host_map(
 def gpu_activity_by_tenant(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
     """GPUs' worth of SM activity by tenant over time: tenant ("" = unattributed), t (epoch ms), gpus_busy."""
     tier = resolution(window, finest_seconds=30, most_points=200)
-    where = during(of_tenants(scope, host=host), window, tier)
-    found = store.query(
-        f"""
-        SELECT tenant, bucket, sum(v) AS gpus_busy FROM (
-            SELECT tenant, container_key, gpu_uuid, {tier.bucket} AS bucket, {tier.mean("sm_ratio")} AS v
-            FROM {tier.table("container_gpu_samples")} WHERE {where.sql}
-            GROUP BY tenant, container_key, gpu_uuid, bucket
-        ) GROUP BY tenant, bucket
-        """,
-        where.parameters,
-    )
+    rows = of_tenants(scope, host=host)
+    found = device_parts(store, scope, window, tier, rows, by="tenant", gauges={"gpus_busy": "sm_ratio"})
     return answer(store, scope, window, stacked(found, window, tier, "tenant", "gpus_busy"), NVML)
 
 

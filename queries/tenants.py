@@ -13,6 +13,7 @@ from queries.answer import Answer
 from queries.containers import with_quantiles
 from queries.freshness import EVERYTHING, PROMETHEUS, answer
 from queries.live import LiveContainer, live_containers
+from queries.parts import device_parts
 from queries.resolution import grid, on_grid, resolution, series_table
 from queries.scoping import during, of_tenants
 from store import Store
@@ -82,10 +83,6 @@ def tenant_series(store: Store, scope: Scope, window: Window, *, host: str | Non
         ("container_samples", "container_key", {
             "cpu_cores": tier.rate("cpu_seconds"), "memory_working_set_bytes": tier.mean("memory_working_set_bytes"),
         }, "1"),
-        ("container_gpu_samples", "container_key, gpu_uuid", {
-            "gpus_busy": tier.mean("sm_ratio"), "gpu_memory_bytes": tier.mean("memory_bytes"),
-            "gpu_power_watts": tier.mean("power_watts"),
-        }, "container_key != ''"),
         ("inference_samples", "container_key, endpoint, model", {
             "requests_per_second": tier.rate("requests"), "errors_per_second": tier.rate("errors"),
             "prompt_tokens_per_second": tier.rate("prompt_tokens"),
@@ -106,6 +103,11 @@ def tenant_series(store: Store, scope: Scope, window: Window, *, host: str | Non
         laid = on_grid(found, window, tier.step_seconds).get((), {})
         empty = np.full(len(points), np.nan)
         columns |= {name: laid.get(f"s{number}", empty) for number, name in enumerate(expressions)}
+    gauges = {"gpus_busy": "sm_ratio", "gpu_memory_bytes": "memory_bytes", "gpu_power_watts": "power_watts"}
+    own = of_tenants(scope, host=host).also("container_key != ''")
+    found = device_parts(store, scope, window, tier, own, by="", gauges=gauges)
+    laid = on_grid(found, window, tier.step_seconds).get((), {})
+    columns |= {name: laid.get(name, np.full(len(points), np.nan)) for name in gauges}
     rows = series_table(window, tier.step_seconds, columns)
     rows = with_quantiles(store, rows, window, where.sql, where.parameters)
     return answer(store, scope, window, rows, EVERYTHING)
