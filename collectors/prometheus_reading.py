@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from collectors.prometheus_increments import Buckets
 from collectors.prometheus_targets import Sample, Target, TargetIndex
 from fleet.profiles import Profile, ProfileField
 
@@ -19,11 +20,10 @@ Failures = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistogramSeries:
-    """One histogram of one engine: rising bounds ending in +Inf, cumulative counts, sum if exposed."""
+    """One histogram of one engine, with its sum if exposed."""
 
-    bounds: tuple[float, ...]
-    series: tuple[Hashable, ...]
-    cumulative: tuple[float, ...]
+    series: Hashable
+    buckets: Buckets
     sum_series: Hashable | None
     sum_value: float | None
 
@@ -41,14 +41,17 @@ class TargetReading:
     problems: dict[str, str] = field(default_factory=dict[str, str])
 
     def counted_values(self) -> Iterator[tuple[Hashable, float]]:
-        """Every (series, value) that only ever rises."""
+        """Every counter, by series."""
         for by_model in self.counters.values():
             for pairs in by_model.values():
                 yield from pairs
+
+    def counted_histograms(self) -> Iterator[tuple[Hashable, Buckets]]:
+        """Every histogram, by series."""
         for by_model in self.histograms.values():
             for found in by_model.values():
                 for histogram in found:
-                    yield from zip(histogram.series, histogram.cumulative, strict=True)
+                    yield histogram.series, histogram.buckets
 
 
 def query_of(wanted: ProfileField) -> str:
@@ -75,25 +78,28 @@ def queries_of(profile: Profile) -> dict[str, list[ProfileField]]:
     return dict(queries)
 
 
-def sort_series(profile: Profile, vectors: Mapping[str, Sequence[Sample]], targets: TargetIndex) -> list[TargetReading]:
-    """The readings of all targets that speak this profile; `vectors` are the answers by query, failed ones absent."""
-    readings: dict[Hashable, TargetReading] = {}
-    for query, fields in queries_of(profile).items():
-        vector = vectors.get(query)
-        if not vector:
-            continue
-        by_target: defaultdict[Hashable, defaultdict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-        for sample in vector:
-            labels = sample[0]
-            target = targets.find(labels)
-            key = target.key
-            by_target[key][labels.get("__name__", "")].append(sample)
+def sort_vector(
+    readings: dict[Hashable, TargetReading],
+    profile: Profile,
+    fields: Sequence[ProfileField],
+    vector: Sequence[Sample],
+    targets: TargetIndex,
+) -> None:
+    """File the answer to one query into the readings of this profile, by target key; `fields` are those it is for."""
+    by_target: dict[Hashable, dict[str, list[Sample]]] = {}
+    for sample in vector:
+        labels = sample[0]
+        target = targets.find(labels)
+        key = target.key
+        by_metric = by_target.get(key)
+        if by_metric is None:
+            by_metric = by_target[key] = {}
             if key not in readings:
                 readings[key] = TargetReading(target=target, profile=profile)
-        for key, by_metric in by_target.items():
-            for wanted in fields:
-                _take(readings[key], wanted, by_metric)
-    return list(readings.values())
+        by_metric.setdefault(labels.get("__name__", ""), []).append(sample)
+    for key, by_metric in by_target.items():
+        for wanted in fields:
+            _take(readings[key], wanted, by_metric)
 
 
 def _take(reading: TargetReading, wanted: ProfileField, by_metric: Mapping[str, list[Sample]]) -> None:
@@ -162,9 +168,8 @@ def _take_histograms(reading: TargetReading, wanted: ProfileField, metric: str, 
         base = (wanted.name, bucket_name, rest)
         by_model.setdefault(models[rest], []).append(
             HistogramSeries(
-                bounds=tuple(bound * wanted.scale for bound, _ in pairs),
-                series=tuple((base, bound) for bound, _ in pairs),
-                cumulative=tuple(count for _, count in pairs),
+                series=base,
+                buckets=Buckets(tuple(bound * wanted.scale for bound, _ in pairs), tuple(count for _, count in pairs)),
                 sum_series=(base, "sum") if total is not None and math.isfinite(total) else None,
                 sum_value=total * wanted.scale if total is not None and math.isfinite(total) else None,
             )

@@ -168,6 +168,7 @@ class RowMaker:
             scraped_at=target.scraped_at,
             start=_start(process_start, place),
             values=reading.counted_values(),
+            histograms=reading.counted_histograms(),
             fields=frozenset(
                 wanted.key
                 for wanted in (*reading.profile.samples, *reading.profile.histograms)
@@ -241,7 +242,7 @@ class RowMaker:
             for histogram in reading.histograms.get(wanted.name, {}).get(model, ()):
                 counted = self._count(turn, wanted.key, histogram)
                 if counted is not None:
-                    by_bounds[histogram.bounds].append(counted)
+                    by_bounds[histogram.buckets.bounds].append(counted)
             for bounds, parts in by_bounds.items():
                 sums = [part[1] for part in parts]
                 known_sums = [value for value in sums if value is not None]
@@ -268,7 +269,7 @@ class RowMaker:
         self, turn: Turn, name: str, histogram: HistogramSeries
     ) -> tuple[tuple[float, ...], float | None] | None:
         """Increments per bucket, not cumulative, and of the sum; None at first sight."""
-        cumulative = self.lives.count_buckets(turn, name, histogram.series, histogram.cumulative)
+        cumulative = self.lives.count_buckets(turn, name, histogram.series, histogram.buckets)
         total = None
         if histogram.sum_series is not None and histogram.sum_value is not None:
             total = self.lives.count(turn, name, histogram.sum_series, histogram.sum_value)

@@ -21,7 +21,7 @@ from collectors.base import Reading, SourceError
 from collectors.prometheus_claims import Claims
 from collectors.prometheus_errors import explain, in_words
 from collectors.prometheus_http import BoundedSession, FileCredentials, is_near
-from collectors.prometheus_reading import MODELS_PER_TARGET, TargetReading, queries_of, selector, sort_series
+from collectors.prometheus_reading import MODELS_PER_TARGET, TargetReading, queries_of, selector, sort_vector
 from collectors.prometheus_rows import Place, RowMaker
 from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, with_up
 from fleet.inventory import Inventory
@@ -182,9 +182,8 @@ class PrometheusSource:
         problems: list[tuple[str, SourceError]] = []
         notes: list[str] = []
         targets = self._targets(now, problems, notes)
-        vectors, failures = self._fields(now, problems)
         index = TargetIndex(targets)
-        readings = [each for profile in self._profiles for each in sort_series(profile, vectors, index)]
+        readings, failures = self._fields(now, index, problems)
         starts = self._process_starts(readings, index, now)
         joiner = Joiner(self._inventory.hosts(), rules=self._rules, prometheus_host=self._server.docker_host or None)
         everything = {target.key: target for target in (*targets, *(reading.target for reading in readings))}
@@ -243,23 +242,28 @@ class PrometheusSource:
         return with_up(found, up, scraped)
 
     def _fields(
-        self, now: float, problems: list[tuple[str, SourceError]]
-    ) -> tuple[dict[str, list[Sample]], dict[str, str]]:
-        """Answers by query, and by field why there is none. Raises SourceError when no query was answered."""
-        vectors: dict[str, list[Sample]] = {}
+        self, now: float, index: TargetIndex, problems: list[tuple[str, SourceError]]
+    ) -> tuple[list[TargetReading], dict[str, str]]:
+        """Readings, and by field why there is none. Raises SourceError when no query was answered."""
+        readings: list[TargetReading] = []
         failures: dict[str, str] = {}
         last: SourceError | None = None
+        answered = False
         for profile in self._profiles:
+            by_target: dict[Hashable, TargetReading] = {}
             for query, fields in queries_of(profile).items():
                 try:
-                    vectors[query] = self._client.query(query, time=now)
+                    # Filed at once: no more than one answer of the server is ever held whole.
+                    sort_vector(by_target, profile, fields, self._client.query(query, time=now), index)
+                    answered = True
                 except SourceError as error:
                     last = error
                     problems.append((", ".join(each.key for each in fields), error))
                     failures |= {each.key: in_words(error) for each in fields}
-        if last is not None and not vectors:
+            readings += by_target.values()
+        if last is not None and not answered:
             raise last
-        return vectors, failures
+        return readings, failures
 
     def _process_starts(
         self, readings: Sequence[TargetReading], index: TargetIndex, now: float

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectors.prometheus_increments import FORGET_SECONDS, Lives, Start
+from collectors.prometheus_increments import FORGET_SECONDS, Buckets, Lives, Start
 
 FIELDS = frozenset({"tokens", "ttft"})
 
@@ -29,7 +31,13 @@ class Target:
         self.now += seconds
         scraped = self.now if scraped_at is None else scraped_at
         self.turn = self.lives.turn(
-            self.name, now=self.now, scraped_at=scraped, start=start, values=values.items(), fields=fields
+            self.name,
+            now=self.now,
+            scraped_at=scraped,
+            start=start,
+            values=values.items(),
+            histograms=(),
+            fields=fields,
         )
         counted = {name: self.lives.count(self.turn, "tokens", name, value) for name, value in values.items()}
         self.lives.end_poll(self.now)
@@ -152,12 +160,10 @@ def test_memory_of_dead_targets_is_given_back():
     assert len(lives._tracker._last) <= 2
 
 
-def buckets(lives, now, cumulative, start=None):
-    series = tuple(("h", bound) for bound in range(len(cumulative)))
-    turn = lives.turn(
-        "t", now=now, scraped_at=now, start=start, values=zip(series, cumulative, strict=True), fields=FIELDS
-    )
-    return lives.count_buckets(turn, "ttft", series, cumulative)
+def buckets(lives, now, cumulative, start=None, bounds=(1.0, 2.0, math.inf)):
+    exposed = Buckets(bounds, cumulative)
+    turn = lives.turn("t", now=now, scraped_at=now, start=start, values=(), histograms=[("h", exposed)], fields=FIELDS)
+    return lives.count_buckets(turn, "ttft", "h", exposed)
 
 
 def test_one_bucket_that_fell_resets_the_whole_histogram_even_within_one_process():

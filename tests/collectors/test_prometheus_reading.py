@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from collectors.prometheus_reading import queries_of, query_of, sort_series
+from collectors.prometheus_reading import queries_of, query_of, sort_vector
 from collectors.prometheus_targets import Target, TargetIndex, clean_error, targets_from_api, with_up
 from fleet.profiles import builtin_profiles
 
@@ -21,7 +21,13 @@ def field(key):
 def read(key, *samples):
     """The reading of the one target after one field's query was answered with these (name, labels, value)."""
     vector = [({"__name__": name, **BASE, **labels}, value) for name, labels, value in samples]
-    (reading,) = sort_series(VLLM, {query_of(field(key)): vector}, TargetIndex([]))
+    return sorted_alone(key, vector)
+
+
+def sorted_alone(key, vector):
+    readings = {}
+    sort_vector(readings, VLLM, queries_of(VLLM)[query_of(field(key))], vector, TargetIndex([]))
+    (reading,) = readings.values()
     return reading
 
 
@@ -48,8 +54,8 @@ def test_where_old_and_new_names_are_both_exposed_only_the_new_one_counts():
 def test_bounds_are_sorted_as_numbers_however_they_are_written():
     reading = read("ttft_seconds distribution", *ttft(("+Inf", 9.0), ("10", 8.0), ("1.0", 3.0), ("2.5e0", 5.0)))
     (histogram,) = reading.histograms["ttft_seconds"]["m"]
-    assert histogram.bounds == (1.0, 2.5, 10.0, math.inf)
-    assert histogram.cumulative == (3.0, 5.0, 8.0, 9.0)
+    assert histogram.buckets.bounds == (1.0, 2.5, 10.0, math.inf)
+    assert histogram.buckets.cumulative == (3.0, 5.0, 8.0, 9.0)
     assert histogram.sum_value is None
 
 
@@ -73,13 +79,12 @@ def test_a_damaged_histogram_is_left_out_with_what_is_wrong(pairs, problem):
 
 def test_engines_keep_their_own_histograms_until_they_are_counted():
     reading = read("ttft_seconds distribution", *ttft(("1", 1.0), ("+Inf", 2.0)), *ttft(("+Inf", 4.0), engine="1"))
-    assert sorted(h.bounds for h in reading.histograms["ttft_seconds"]["m"]) == [(1.0, math.inf), (math.inf,)]
+    assert sorted(h.buckets.bounds for h in reading.histograms["ttft_seconds"]["m"]) == [(1.0, math.inf), (math.inf,)]
 
 
 def test_tritons_model_label_is_taken_where_vllms_is_missing():
     vector = [({"__name__": "vllm:num_requests_running", "job": "j", "instance": "i", "model": "t"}, 1.0)]
-    (reading,) = sort_series(VLLM, {query_of(field("requests_running")): vector}, TargetIndex([]))
-    assert reading.models == {"t"}
+    assert sorted_alone("requests_running", vector).models == {"t"}
 
 
 def test_targets_are_read_with_their_discovered_labels_and_damage_is_left_out():
