@@ -328,8 +328,13 @@ class DockerSource:
         """Once in an hour what the daemon says of itself; the first time also begin to listen."""
         if self._info_at is not None and now - self._info_at < REPEAT_SECONDS:
             return
-        self._info = json_object(self._api.call(lambda client: client.info(), deadline))
-        self._version = json_object(self._api.call(lambda client: client.version(), deadline))
+        try:
+            self._info = self._api.call(lambda client: json_object(client.info()), deadline)
+        except SourceError as error:
+            if error.reason != "denied":
+                raise
+            self._info = {}  # a socket proxy may keep /info shut: containers are read all the same
+        self._version = self._api.call(lambda client: json_object(client.version()), deadline)
         if self._info_at is None:
             clock = parse_time(self._info.get("SystemTime"))
             baseline = 0 if clock is None else int(clock.timestamp()) * 10**9 + clock.microsecond * 1000

@@ -53,6 +53,30 @@ def test_a_proxy_that_refuses_events_is_lived_with(dockerd: Dockerd, source, tmp
     assert "events are not heard" in reading.detail
 
 
+def test_a_proxy_that_keeps_the_hosts_facts_is_lived_with(dockerd: Dockerd, source, tmp_path: Path) -> None:
+    dockerd.run("one")
+    with docker_proxy(dockerd.socket, tmp_path) as proxy:
+        proxy.on_request = lambda path: http_answer(403, b"no") if path.endswith("/info") else None
+        polled = source(url=proxy.url)
+        poll(polled)
+        reading = poll(polled)
+        polled.close()
+    assert rows(reading, ContainerSample)["one"].cpu_seconds is not None
+
+
+def test_cgroups_that_are_not_here_are_named_or_replaced_by_the_api(dockerd: Dockerd, source, tmp_path: Path) -> None:
+    dockerd.run("one")
+    reading = poll(source(statistics="cgroup", cgroup_root=str(tmp_path)))
+    row = rows(reading, ContainerSample)["one"]
+    assert (row.cpu_seconds, row.memory_working_set_bytes, row.pids) == (None, None, None)
+    assert "mount the host's /sys/fs/cgroup" in row.unknown_reason
+    assert [(gap.subject, gap.reason) for gap in reading.gaps] == [("one", "unsupported")]
+    inventory = Inventory()
+    reading = poll(source(cgroup_root=str(tmp_path), inventory=inventory))
+    assert rows(reading, ContainerSample)["one"].pids == 1
+    assert not inventory.hosts()[0].local
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
