@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import cast
 
 import pyarrow as pa
 
 from fleet.model import Scope, Window
 from queries.answer import Answer
 from queries.freshness import EVERYTHING, answer
+from queries.resolution import epoch_ms
 from queries.scoping import Where, during, last, of_tenants
 from store import Store
 
@@ -105,14 +107,32 @@ def _freshness_only(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return list(kept.values())
 
 
+#: Spans between two polls, or between the last one and the window's end, that are longer than three intervals.
+_SILENT = """
+    SELECT source, target, start, again FROM (
+        SELECT source, target, at AS start, state, interval_seconds AS step,
+            leadInFrame(at - toIntervalMillisecond(toInt64(interval_seconds * 1000)), 1,
+                fromUnixTimestamp64Milli({{window_end:Int64}}, 'UTC')) OVER (PARTITION BY source, target ORDER BY at
+                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS again
+        FROM source_runs WHERE {where}
+    ) WHERE state != 'absent' AND dateDiff('millisecond', start, again) > 1000 * greatest(15, 3 * step)
+        AND again > fromUnixTimestamp64Milli({{inside_start:Int64}}, 'UTC')
+    ORDER BY start DESC LIMIT {limit}
+"""
+
+
 def source_gaps(store: Store, scope: Scope, window: Window, *, host: str | None = None, limit: int = 200) -> Answer:
     """Spans in which a source did not answer, newest first: source, target, start, end, seconds, reason, error.
 
-    `end` NULL: not over yet. For the fleet's own operators; a limited scope sees none.
+    `end` NULL: not over yet. Spans without any poll (the collector was away) have the reason "stale" and may have begun
+    up to a day before the window. For the fleet's own operators; a limited scope sees none.
     """
     where = during(Where("1") if scope.tenants is None else Where("0"), window)
+    reach = Window(start=window.start - DAY, end=window.end)
+    silence = during(Where("1") if scope.tenants is None else Where("0"), reach)
     if host is not None:
-        where = where.also("(target = {host:String} OR source IN ('prometheus', 'synthetic'))", host=host)
+        of_host = "(target = {host:String} OR source IN ('prometheus', 'synthetic'))"
+        where, silence = where.also(of_host, host=host), silence.also(of_host, host=host)
     runs = store.query(
         f"""
         SELECT source, target, min(at) AS start, max(at) AS last_failed, any(reason) AS why, any(error) AS words,
@@ -138,6 +158,18 @@ def source_gaps(store: Store, scope: Scope, window: Window, *, host: str | None 
         }
         for run in runs
     ]  # fmt: skip
+    for run in store.query(_SILENT.format(where=silence.sql, limit=int(limit)), {
+        **silence.parameters, "inside_start": epoch_ms(window.start),
+    }).to_pylist():  # fmt: skip
+        over = run["again"] < window.end
+        rows.append(
+            {
+                "source": run["source"], "target": run["target"], "start": run["start"],
+                "end": run["again"] if over else None, "seconds": (run["again"] - run["start"]).total_seconds(),
+                "reason": "stale", "error": "not polled: the collector was not running or fell behind",
+            }
+        )  # fmt: skip
+    rows = sorted(rows, key=lambda row: cast("datetime", row["start"]), reverse=True)[:limit]
     schema = pa.schema(
         [("source", pa.string()), ("target", pa.string()), ("start", kind), ("end", kind), ("seconds", pa.float64()),
          ("reason", pa.string()), ("error", pa.string())]
