@@ -43,17 +43,17 @@ class ServiceError(Exception):
     """The collector cannot start; the message is one line saying where, what was found, what to write."""
 
 
-class _StoppedError(Exception):
-    """A signal came while the demo was being filled."""
+class _StoppedError(BaseException):
+    """A signal came while the demo was being filled. No Exception: the store's libraries catch those."""
 
 
 def run(settings: Settings, *, demo: bool = False, seed: int | None = None) -> int:
     """Collect until SIGTERM or SIGINT; the exit status 0. Raises SettingsError, ServiceError."""
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    stop = threading.Event()
-    with _signals(stop):
+    service = _Service(settings, demo=demo or settings.synthetic.enabled, seed=seed)
+    with _signals(service):
         try:
-            clean = _Service(settings, stop, demo=demo or settings.synthetic.enabled, seed=seed).run()
+            clean = service.run()
         except (StoreError, WebError, DemoError) as error:
             raise ServiceError(str(error).partition("\n")[0]) from error
         except OSError as error:
@@ -69,9 +69,10 @@ def run(settings: Settings, *, demo: bool = False, seed: int | None = None) -> i
 
 
 class _Service:
-    def __init__(self, settings: Settings, stop: threading.Event, *, demo: bool, seed: int | None) -> None:
+    def __init__(self, settings: Settings, *, demo: bool, seed: int | None) -> None:
         self._settings = settings
-        self._stop = stop
+        self._stop = threading.Event()
+        self._filling = False
         self._demo = demo
         self._seed = settings.synthetic.seed if seed is None else seed
         self._runner: Runner | None = None
@@ -109,6 +110,18 @@ class _Service:
             log.info("stopping")
             return self._runner.stop()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` has been called."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """End the run; called by a signal, on the thread that runs."""
+        self._stop.set()
+        if self._filling:
+            # A chunk of the demo may take many seconds on a busy machine. What is half stored is completed next time.
+            raise _StoppedError
+
     def _health(self) -> RunnerHealth | None:
         return None if self._runner is None else self._runner.health()
 
@@ -122,15 +135,14 @@ class _Service:
 
     def _demo_source(self, store: build.MigratingStore) -> Source:
         """The demo fleet, its history in place."""
-        draw = ProgressBar()
-
-        def progress(share: float, rows: int) -> None:
-            draw(share, rows)
-            if self._stop.is_set():
+        self._filling = True
+        try:
+            if self.stopping:
                 raise _StoppedError
-
-        position = find_position(store.store, self._seed, utc_now())
-        filled_to = fill(store.store, position, utc_now(), progress)
+            position = find_position(store.store, self._seed, utc_now())
+            filled_to = fill(store.store, position, utc_now(), ProgressBar())
+        finally:
+            self._filling = False
         synthetic = self._settings.synthetic
         return SyntheticSource(
             position.fleet,
@@ -209,13 +221,13 @@ def _sole_owner(folder: Path) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _signals(stop: threading.Event) -> Generator[None]:
-    """SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
+def _signals(service: _Service) -> Generator[None]:
+    """SIGTERM and SIGINT stop the service; a second one ends the process at once."""
 
     def handle(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
+        if service.stopping:
             os._exit(128 + number)
-        stop.set()
+        service.stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
