@@ -130,7 +130,7 @@ class DockerInventory:
         for message in messages:
             self._hear(message, first=first)
         for container_id in self._known.keys() - current.keys():
-            self._gone.append(self._known.pop(container_id))
+            self._bury(container_id)
         for container_id, entry in current.items():
             known = self._known.get(container_id)
             if known is None:
@@ -164,14 +164,17 @@ class DockerInventory:
     def vanished(self, container_id: str) -> None:
         """It was in the list and is not there any more."""
         self._dirty.discard(container_id)
-        known = self._known.pop(container_id, None)
-        if known is not None:
-            self._gone.append(known)
+        if container_id in self._known:
+            self._bury(container_id)
         self._lives.pop(container_id, None)
 
     def containers(self) -> list[Known]:
         """All containers that were inspected at least once."""
         return [known for known in self._known.values() if known.facts is not None]
+
+    def removed(self) -> list[Known]:
+        """Containers that were removed since rows were last stored; `rows` forgets them."""
+        return [known for known in self._gone if known.facts is not None]
 
     def waiting(self) -> list[Known]:
         """Live containers that could not be inspected yet."""
@@ -192,6 +195,11 @@ class DockerInventory:
         gone, self._gone = self._gone, []
         rows += [replace(known.facts.row, seen_at=at, removed=True) for known in gone if known.facts is not None]
         return rows
+
+    def _bury(self, container_id: str) -> None:
+        known = self._known.pop(container_id)
+        known.listed = replace(known.listed, state="removed", health="")
+        self._gone.append(known)
 
     def _hear(self, message: DockerMessage, *, first: bool) -> None:
         if message.at_nanoseconds <= self._baseline_nanoseconds:

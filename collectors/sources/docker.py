@@ -366,7 +366,7 @@ class DockerSource:
             if reading is not None:
                 self._containers.look_again(each.listed.container_id)
                 gaps.append(reading)
-        for each in known:  # the last restart or OOM kill of a container that is down now
+        for each in (*known, *self._containers.removed()):  # the last restart or OOM kill of one that is down now
             life = each.life
             if not each.is_live and (life.pending_restarts or life.pending_ooms):
                 samples.append(self._sampler.unreadable(each, at, "not running", ooms_known=heard))

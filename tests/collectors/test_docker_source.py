@@ -83,6 +83,21 @@ def test_an_oom_kill_is_counted_once_and_told_as_an_event(dockerd: Dockerd, sour
     assert oom.severity == "critical"
 
 
+def test_the_oom_kill_that_ended_and_removed_a_container_is_counted(dockerd: Dockerd, source) -> None:
+    polled = source()
+    poll(polled)
+    container = dockerd.run(
+        "brief", "sh", "-c", "sleep 1; exec tail /dev/zero", mem_limit="16m", memswap_limit="16m", auto_remove=True
+    )
+    readings = [poll(polled)]
+    readings += poll_until(polled, lambda seen: any(row.removed for row in rows(seen[-1], Container).values()))
+    readings.append(poll(polled))
+    samples = [row for reading in readings for name, row in rows(reading, ContainerSample).items() if name == "brief"]
+    assert sum(row.oom_kills or 0 for row in samples) == 1
+    assert samples[-1].state in {"removed", "exited", "running"}
+    assert container.id in {row.container_id for row in samples}
+
+
 def test_a_crash_loop_counts_every_restart_and_exit_code(dockerd: Dockerd, source) -> None:
     polled = source()
     poll(polled)
