@@ -3,8 +3,8 @@
     python -m bench.live_tick [--containers 1000] [--ticks 12] [--json]
 
 Speaks Streamlit's own websocket protocol like a browser: opens a page, then asks for its live fragment as the
-browser's timer would. Data comes through the real gateway from a store in another process, which gets a new cycle of all
-containers between two ticks. Time is that of the dashboard's process only (user + system), medians of the ticks.
+browser's timer would. Data comes through the real gateway from a store in another process, which gets a new cycle of
+all containers between two ticks. Time is that of the dashboard's process only (user + system), medians of the ticks.
 """
 
 from __future__ import annotations
@@ -117,10 +117,8 @@ def measure(page: str, port: int, pid: int, feed: subprocess.Popen[str], ticks: 
         changed_cpu += cpu_seconds(pid) - before
     time.sleep(1.1)
     browser.tick()
-    unchanged_bytes: list[int] = []
     before = cpu_seconds(pid)
-    for _ in range(ticks):
-        unchanged_bytes.append(browser.tick())
+    unchanged_bytes = [browser.tick() for _ in range(ticks)]
     unchanged_cpu = cpu_seconds(pid) - before
     browser.socket.close()
     return {
@@ -188,8 +186,10 @@ def main(arguments: list[str]) -> int:
     token, gateway_port, port = secrets.token_hex(16), free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder:
         feed = subprocess.Popen(
-            [sys.executable, "-m", "bench.live_tick", "--feed", f"{folder}/store", str(options.containers), token]
-            + [str(gateway_port), str(options.seed)],
+            [
+                sys.executable, "-m", "bench.live_tick", "--feed", f"{folder}/store", str(options.containers), token,
+                str(gateway_port), str(options.seed),
+            ],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         environment = {

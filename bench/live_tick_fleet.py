@@ -85,8 +85,9 @@ def cycle(at: datetime, interval_seconds: float, containers: int, randomness: ra
         rows.append(
             InferenceSample(
                 at=at, **identity, prometheus="main", endpoint=f"10.0.0.{number % 250}:8000", server="vllm",
-                model=f"model-{number % 5}", interval_seconds=interval_seconds, up=True, requests=randomness.random() * 50,
-                errors=0.0, prompt_tokens=randomness.random() * 9000, generation_tokens=randomness.random() * 3000,
+                model=f"model-{number % 5}", interval_seconds=interval_seconds, up=True,
+                requests=randomness.random() * 50, errors=0.0,
+                prompt_tokens=randomness.random() * 9000, generation_tokens=randomness.random() * 3000,
                 requests_waiting=0.0, requests_running=4.0, kv_cache_ratio=randomness.random(), joined_by="label",
             )
         )  # fmt: skip
