@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from fleet.severity import span_words
 from queries.answer import Answer
 from queries.resolution import epoch_ms
 from queries.scoping import Where, during
+from queries.sharing import shared
 from store import Store
 
 DOCKER = ("docker",)
@@ -38,25 +39,7 @@ def answer(
     """
     if scope.tenants is not None and not scope.tenants:
         return Answer(rows=rows, as_of=None, coverage=None)
-    # From a day before: a source that fell silent before the window began has no run in it, and is a gap all the same.
-    reach = Window(start=window.start - MEMORY, end=window.end)
-    seen = during(Where("source IN {seen_sources:Array(String)}", {"seen_sources": list(sources)}), reach)
-    inside = "at > fromUnixTimestamp64Milli({inside_start:Int64}, 'UTC')"
-    runs = store.query(
-        f"""
-        SELECT source, target,
-            sumIf(toFloat64(interval_seconds), state != 'failed' AND {inside}) AS good_seconds,
-            sumIf(toFloat64(interval_seconds), {inside}) AS tried_seconds,
-            argMax(interval_seconds, at) AS step,
-            toUnixTimestamp64Milli(maxIf(at, state != 'failed')) AS good_ms,
-            toUnixTimestamp64Milli(min(at)) - toInt64(any(interval_seconds) * 1000) AS first_ms,
-            argMax(state, at) AS newest_state, argMaxIf(reason, at, state = 'failed' AND {inside}) AS failed_reason,
-            argMaxIf(error, at, state = 'failed' AND {inside}) AS failed_error
-        FROM source_runs WHERE {seen.sql} GROUP BY source, target ORDER BY source, target
-        """,
-        {**seen.parameters, "inside_start": epoch_ms(window.start)},
-    ).to_pylist()
-    runs = [run for run in runs if run["newest_state"] != "absent"]
+    runs = [run for run in _runs(store, window) if run["source"] in sources and run["newest_state"] != "absent"]
     # Time before a source's first run is not a gap: the product was not installed yet. Time after its last one is.
     expected, good = 0.0, 0.0
     gaps: dict[Gap, None] = {}  # in order, each once: a limited scope is not told how many targets there are
@@ -78,3 +61,28 @@ def answer(
     if as_of is None and newest > 0:
         as_of = datetime.fromtimestamp(newest / 1000, tz=window.end.tzinfo)
     return Answer(rows=rows, as_of=as_of, coverage=min(1.0, good / expected) if expected else None, gaps=tuple(gaps))
+
+
+@shared
+def _runs(store: Store, window: Window) -> list[dict[str, Any]]:
+    """What each source and target did in the window, for those that ran in it or in the day before.
+
+    Every answer of a page rests on the same rows, so they are read once for all of them.
+    """
+    # From a day before: a source that fell silent before the window began has no run in it, and is a gap all the same.
+    seen = during(Where("1"), Window(start=window.start - MEMORY, end=window.end))
+    inside = "at > fromUnixTimestamp64Milli({inside_start:Int64}, 'UTC')"
+    return store.query(
+        f"""
+        SELECT source, target,
+            sumIf(toFloat64(interval_seconds), state != 'failed' AND {inside}) AS good_seconds,
+            sumIf(toFloat64(interval_seconds), {inside}) AS tried_seconds,
+            argMax(interval_seconds, at) AS step,
+            toUnixTimestamp64Milli(maxIf(at, state != 'failed')) AS good_ms,
+            toUnixTimestamp64Milli(min(at)) - toInt64(any(interval_seconds) * 1000) AS first_ms,
+            argMax(state, at) AS newest_state, argMaxIf(reason, at, state = 'failed' AND {inside}) AS failed_reason,
+            argMaxIf(error, at, state = 'failed' AND {inside}) AS failed_error
+        FROM source_runs WHERE {seen.sql} GROUP BY source, target ORDER BY source, target
+        """,
+        {**seen.parameters, "inside_start": epoch_ms(window.start)},
+    ).to_pylist()
