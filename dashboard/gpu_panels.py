@@ -24,9 +24,10 @@ _TABLE = (
     Column(name="host", label="host", width=78),
     Column(name="index", label="#", kind="number", width=30, format="%d"),
     Column(name="model", label="model", width=60),
-    Column(name="use", label="use", width=70),
+    Column(name="use", label="use", width=66),
+    Column(name="why", label="why", width=110),
     Column(name="sm", label="SM", kind="bar", width=92, help="SM activity; the source is named in the next column"),
-    Column(name="sm_source", label="from", width=72),
+    Column(name="sm_source", label="from", width=66),
     Column(name="memory", label="memory", kind="bar", width=92),
     Column(name="used", label="used", width=70),
     Column(name="power", label="power", width=66),
@@ -34,7 +35,6 @@ _TABLE = (
     Column(name="errors", label="errors, 1 h", width=92, help="XID, ECC uncorrected, thermal throttling"),
     Column(name="holders", label="held by", width=200),
     Column(name="tenants", label="tenant", width=100),
-    Column(name="why", label="why"),
 )
 
 

@@ -23,7 +23,9 @@ def render(look: Look) -> None:
     container_panels.header(look, rows[0])
     happened = look.ask(containers.container_events, container_key=key).rows.to_pylist()
     marks = events.marks(happened, look.colours)
-    tab = st.segmented_control("Signals", TABS, default="Host", key="tab", label_visibility="collapsed", required=True)
+    tab = st.segmented_control(
+        "Signals", TABS, default="Host", key="tab", bind="query-params", label_visibility="collapsed", required=True
+    )
     if tab == "Host":
         container_panels.host_charts(look, look.ask(containers.container_host_series, container_key=key), marks)
     elif tab == "GPU":

@@ -226,3 +226,10 @@ def test_a_page_open_to_the_network_without_login_says_so(serve, demo_store):
     process.install(None)
     reader.close()
     assert "without login" in app.warning[0].value
+
+
+def test_the_tab_of_a_container_is_part_of_its_address(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page("container", tab="GPU")
+    assert app.get("plotly_chart")[0].proto.alt.startswith("SM activity")
