@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def read_settings(path: Path | None, environment: Mapping[str, str]) -> Settings
     """
     named = path or (Path(environment["AIFLEET_CONFIG"]) if environment.get("AIFLEET_CONFIG") else None)
     if named is None and not DEFAULT_FILE.exists():
-        return load_settings("", environment, origin=str(DEFAULT_FILE))
+        return load_settings("", environment, origin=str(DEFAULT_FILE), host=socket.gethostname())
     file = named or DEFAULT_FILE
     try:
         text = file.read_text(encoding="utf-8")
@@ -70,7 +71,7 @@ def read_settings(path: Path | None, environment: Mapping[str, str]) -> Settings
         ) from error
     except UnicodeDecodeError as error:
         raise SettingsError((f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8",)) from error
-    return load_settings(text, environment, origin=str(file))
+    return load_settings(text, environment, origin=str(file), host=socket.gethostname())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

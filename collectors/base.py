@@ -22,7 +22,7 @@ class SourceError(Exception):
 
     def __init__(self, reason: Reason, detail: str, next_step: str, rows: tuple[Row, ...] = ()) -> None:
         super().__init__(f"{reason}: {detail}; {next_step}")
-        self.reason = reason
+        self.reason: Reason = reason
         self.detail = detail
         self.next_step = next_step
         self.rows = rows

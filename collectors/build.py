@@ -53,9 +53,13 @@ def prometheus_sources(settings: Settings, inventory: Inventory) -> list[Source]
     """One source for each server."""
     if not settings.prometheus:
         return []
+    from collectors.prometheus_claims import Claims
     from collectors.sources.prometheus import PrometheusSource
 
-    return [PrometheusSource(server, inventory, rules=settings.endpoints) for server in settings.prometheus]
+    claims = Claims()  # one for all: a container that two servers scrape is counted once
+    return [
+        PrometheusSource(server, inventory, rules=settings.endpoints, claims=claims) for server in settings.prometheus
+    ]
 
 
 def build_tenancy(settings: Settings) -> Tenancy:

@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import json
 import os
-import socket
 import tomllib
 from collections.abc import Mapping
 from typing import TypeGuard, cast
@@ -55,14 +54,14 @@ KIND_NAMES = {
 
 
 def load_settings(
-    text: str, environment: Mapping[str, str], *, origin: str = "fleet.toml", host: str | None = None
+    text: str, environment: Mapping[str, str], *, origin: str = "fleet.toml", host: str = "localhost"
 ) -> Settings:
     """The settings in force, from the text of a file (may be empty) and the environment.
 
-    origin: how the file is called in messages. host: name of this machine when nothing sets it; None asks the system.
+    origin: how the file is called in messages. host: name of this machine when nothing sets it.
     Reads no other file. Raises SettingsError with all mistakes.
     """
-    return _Loader(origin, environment).load(text, host if host is not None else socket.gethostname())
+    return _Loader(origin, environment).load(text, host)
 
 
 class _Loader:

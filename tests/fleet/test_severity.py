@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from fleet.severity import (
-    ContainerFacts, GpuFacts, Level, Thresholds, is_stale, judge_container, judge_gpu, span_words,
+    ContainerFacts,
+    GpuFacts,
+    Level,
+    Thresholds,
+    is_stale,
+    judge_container,
+    judge_gpu,
+    span_words,
 )  # fmt: skip
 
 LIMITS = Thresholds()
