@@ -54,8 +54,8 @@ def test_twenty_kills_in_mid_insert_lose_no_acknowledged_row_and_double_none(tmp
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n", "the folder did not open again"
-        # Every fourth time in the first inserts after the start, else somewhere in a running stream.
-        lines = [] if turn % 4 == 3 else [process.stdout.readline()]
+        # Every fourth time in the first inserts after the start, else after at least one new batch.
+        lines = [] if turn % 4 == 3 else [process.stdout.readline() for _ in range(following - first + 1)]
         time.sleep(chance.uniform(0.02, 0.35))
         process.kill()
         process.wait(20)
@@ -63,7 +63,7 @@ def test_twenty_kills_in_mid_insert_lose_no_acknowledged_row_and_double_none(tmp
         acknowledged |= {int(line) for line in lines if line.endswith("\n")}
         process.stdout.close()
         following = max(acknowledged, default=-1) + 1
-    assert len(acknowledged) > KILLS
+    assert len(acknowledged) >= KILLS * 3 // 4
     found = json.loads(run_python(COUNT, str(tmp_path)))
     # The last batch in flight was never sent again: it may be there or not, in whole or (per table) not at all.
     found = {table: {int(key.split("-")[1]): n for key, n in rows.items()} for table, rows in found.items()}
