@@ -108,17 +108,31 @@ def _expression(name: str, tier: Resolution) -> str:
     return tier.mean(column) if name == "power_watts" else tier.rate(column)
 
 
-def _window_value(store: Store, scope: Scope, window: Window, host: str | None, name: str) -> float | None:
+def _entities(name: str, tier: Resolution, condition: str, bucket: str) -> str:
+    """SQL: the rate of every entity in every point, for the part of the point's observed time in which it was there.
+
+    Observed is what the longest-seen entity behind the same poll was. A rate over its own life alone would count
+    containers that follow one another within a point as if they ran side by side. With nothing there throughout, the
+    span is taken too short and the rate comes out too high; the rollups do not keep what would tell.
+    """
     table, key, _ = _RATES[name]
+    poll = "prometheus" if table == "inference_samples" else "host"
+    return (
+        f"SELECT bucket, rate * own / nullIf(max(own) OVER (PARTITION BY bucket, {poll}), 0) AS v FROM ("
+        f"SELECT {bucket} AS bucket, {poll}, {_expression(name, tier)} AS rate,"
+        f" sum(toFloat64(interval_seconds)) AS own FROM {tier.table(table)} WHERE {condition}"
+        f" GROUP BY bucket, {poll}, {key})"
+    )
+
+
+def _window_value(store: Store, scope: Scope, window: Window, host: str | None, name: str) -> float | None:
+    table = _RATES[name][0]
     tier = resolution(window)
     where = _selection(scope, window, tier, host, table)
     if name == "error_ratio":
         sql = f"SELECT sum(errors) / nullIf(sum(requests), 0) AS value FROM {tier.table(table)} WHERE {where.sql}"
     else:
-        sql = (
-            f"SELECT sum(v) AS value FROM (SELECT {_expression(name, tier)} AS v FROM {tier.table(table)}"
-            f" WHERE {where.sql} GROUP BY {key})"
-        )
+        sql = f"SELECT sum(v) AS value FROM ({_entities(name, tier, where.sql, '0')})"
     found = store.query(sql, where.parameters).to_pylist()
     value = found[0]["value"] if found else None
     return None if value is None or math.isnan(value) else float(value)
@@ -129,14 +143,13 @@ def _rates(
 ) -> dict[str, list[float | None]]:
     """Sparklines of everything that is a sum over entities, one value a point; None where nothing was seen."""
     queries: dict[str, tuple[str, str]] = {}
-    for name, (table, key, _) in _RATES.items():
+    for name, (table, _, _) in _RATES.items():
         if name == "error_ratio":
             queries[name] = (table, f"SELECT {tier.bucket} AS bucket, sum(errors) / nullIf(sum(requests), 0) AS value"
                              f" FROM {tier.table(table)} WHERE {{where}} GROUP BY bucket")  # fmt: skip
         else:
-            queries[name] = (table, f"SELECT bucket, sum(v) AS value FROM (SELECT {tier.bucket} AS bucket,"
-                             f" {_expression(name, tier)} AS v FROM {tier.table(table)} WHERE {{where}}"
-                             f" GROUP BY bucket, {key}) GROUP BY bucket")  # fmt: skip
+            entities = _entities(name, tier, "{where}", tier.bucket)
+            queries[name] = (table, f"SELECT bucket, sum(v) AS value FROM ({entities}) GROUP BY bucket")
     seen = "uniqExact(container_key)" if not tier.raw else "uniqExactIf(container_key, state = 'running')"
     queries["running"] = ("container_samples", f"SELECT {tier.bucket} AS bucket, {seen} AS value"
                           f" FROM {tier.table('container_samples')} WHERE {{where}} GROUP BY bucket")  # fmt: skip

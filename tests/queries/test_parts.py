@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fleet.model import Batch, ContainerGpuSample, GpuSample, Row, Scope, Window
+from fleet.model import Batch, ContainerGpuSample, ContainerSample, GpuSample, Row, Scope, Window
 from queries.containers import container_gpu_series
 from queries.gpus import gpu_holders_series
-from queries.overview import gpu_activity_by_tenant
+from queries.overview import fleet_numbers, gpu_activity_by_tenant
 from queries.tenants import tenant_series
 from store import Store
 from tests.store.stores import KINDS, store_of_kind
@@ -35,6 +35,13 @@ def turns(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                     attribution="measured",
                 )
             )  # fmt: skip
+        rows += [
+            ContainerSample(
+                at=at, host="h1", tenant=tenant, container_key=f"h1:{who}", container_id=who, interval_seconds=5.0,
+                cpu_seconds=5.0, state="running",
+            )
+            for who in (name, "steady")
+        ]  # fmt: skip
         rows.append(
             GpuSample(at=at, host="h1", gpu_uuid="GPU-9", gpu_index=9, interval_seconds=5.0, sm_active_ratio=0.9)
         )
@@ -94,3 +101,11 @@ def test_a_container_without_a_gpu_has_the_columns_and_no_rows(turns: Store):
     none = container_gpu_series(turns, EVERYONE, window, container_key="h1:cpu-only").rows
     assert none.num_rows == 0
     assert none.schema.names == some.schema.names
+
+
+def test_containers_that_follow_one_another_do_not_count_twice(turns: Store):
+    window = Window(start=END - SPANS[0], end=END)
+    [cpu] = [row for row in fleet_numbers(turns, EVERYONE, window).rows.to_pylist() if row["name"] == "cpu_cores"]
+    # One steady core, and one that a and b share by turns; over the life of each alone it would read 3.
+    assert cpu["value"] == pytest.approx(2.0)
+    assert cpu["spark"] == pytest.approx([2.0] * len(cpu["spark"]))
