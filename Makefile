@@ -38,7 +38,7 @@ test: $(VENV)/.dev-ready ## Run every test; what this machine lacks is listed at
 test-services: ## Install what the tests on real parts need (Debian packages, as root)
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		docker.io iptables busybox-static prometheus chromium fonts-dejavu-core gcc libc6-dev python3-venv
+		docker.io iptables busybox-static prometheus chromium fonts-dejavu-core gcc libc6-dev openssl python3-venv
 
 test-gpu: $(VENV)/.dev-ready ## Run the tests that need a real NVIDIA GPU
 	@$(PY) -m pytest --gpu -m gpu
@@ -53,8 +53,8 @@ fix: $(VENV)/.dev-ready ## Apply the safe part of the lint
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-bench: $(VENV)/.dev-ready ## Measure; prints one JSON object a benchmark
-	@for file in bench/*.py; do $(PY) $$file || exit 1; done
+bench: $(VENV)/.dev-ready ## Measure (root, dockerd and Chromium as for the tests); prints one JSON object a benchmark
+	@for name in docker_sweep cycle_cpu live_tick store_ingest queries memory; do $(PY) -m bench.$$name || exit 1; done
 
 check: lint test ## What CI runs
 	@$(PY) -m collectors check-config --config fleet.example.toml >/dev/null

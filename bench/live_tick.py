@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,8 @@ from pathlib import Path
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
+
+from dashboard.look import SNAPSHOT_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 GOALS = {"cpu_ms": 30.0, "changed_bytes": 250_000, "unchanged_bytes": 10_000}
@@ -38,10 +41,9 @@ class Browser:
     """One tab, as far as the protocol goes: it runs pages, answers cached messages, counts bytes."""
 
     def __init__(self, port: int, page: str) -> None:
-        self.socket: ClientConnection = connect(
-            f"ws://127.0.0.1:{port}/_stcore/stream",
-            subprotocols=["streamlit"],
-            max_size=None,  # type: ignore[list-item]
+        self._held = ExitStack()
+        self.socket: ClientConnection = self._held.enter_context(
+            connect(f"ws://127.0.0.1:{port}/_stcore/stream", subprotocols=["streamlit"], max_size=None)  # type: ignore[list-item]
         )
         self.page = page
         self.fragments: dict[str, float] = {}
@@ -56,6 +58,10 @@ class Browser:
     def tick(self) -> int:
         """One run of the live fragment, as the browser's timer asks for it; bytes received."""
         return self._run(BackMsg(), fragment=next(iter(self.fragments)))
+
+    def close(self) -> None:
+        """Close the tab."""
+        self._held.close()
 
     def _run(self, message: BackMsg, fragment: str) -> int:
         state = message.rerun_script
@@ -110,7 +116,7 @@ def measure(page: str, port: int, pid: int, feed: subprocess.Popen[str], ticks: 
     changed_cpu = 0.0
     for _ in range(ticks):
         advance(feed)
-        time.sleep(1.1)  # the pulse is read at most once a second
+        time.sleep(SNAPSHOT_SECONDS + 1.1)  # the next snapshot, and the pulse is read at most once a second
         before = cpu_seconds(pid)
         changed_bytes.append(browser.tick())
         time.sleep(_QUIET_SECONDS)  # the run's clean-up belongs to the tick
@@ -120,7 +126,7 @@ def measure(page: str, port: int, pid: int, feed: subprocess.Popen[str], ticks: 
     before = cpu_seconds(pid)
     unchanged_bytes = [browser.tick() for _ in range(ticks)]
     unchanged_cpu = cpu_seconds(pid) - before
-    browser.socket.close()
+    browser.close()
     return {
         "first_bytes": first_bytes,
         "changed_cpu_ms": round(changed_cpu / ticks * 1000, 1),

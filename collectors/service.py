@@ -14,10 +14,8 @@ import random
 import signal
 import sys
 import threading
-import tomllib
 from collections.abc import Callable, Generator
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +25,7 @@ from collectors.demo import DemoError, ProgressBar, fill, find_position
 from collectors.runner import Runner, RunnerHealth, utc_now
 from collectors.sources.synthetic import SyntheticSource
 from collectors.web import WebError, WebServer, ensure_token, web_app
+from fleet import __version__
 from fleet.inventory import Inventory
 from fleet.settings import Settings
 from store import StoreError, StoreOptions
@@ -94,7 +93,7 @@ class _Service:
                 engine = Engine(settings.store_dsn(), _options(settings))
                 parts.callback(_within, STORE_CLOSE_SECONDS, engine.close)
                 gateway = gateway_app(engine, _tokens(settings), _limits(settings))
-            app = web_app(self._health, spool=lambda: writer.state, version=version(), gateway=gateway)
+            app = web_app(self._health, spool=lambda: writer.state, version=__version__, gateway=gateway)
             server = WebServer(app, settings.gateway.host, settings.gateway.port)
             parts.callback(server.stop)
             server.start()
@@ -154,19 +153,6 @@ class _Service:
     def _forget(self, store: build.MigratingStore, now: datetime) -> None:
         for dropped in apply_retention(store.store, build.retention_policy(self._settings), now):
             log.info("forgot %s of %s: %d rows", dropped.partition, dropped.table, dropped.rows)
-
-
-def version() -> str:
-    """Version of the product, from its metadata or its folder; "unknown" when neither is there."""
-    try:
-        return metadata.version("ai-fleet")
-    except metadata.PackageNotFoundError:
-        pass
-    try:
-        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-        return str(project["project"]["version"])
-    except (OSError, KeyError, tomllib.TOMLDecodeError):
-        return "unknown"
 
 
 def _options(settings: Settings) -> StoreOptions:

@@ -147,7 +147,9 @@ class WebServer:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol is named because asyncio turns Nagle's delay off only on a socket that says it is TCP: without it
+        # each answer of the gateway waits 40 ms for the client's delayed acknowledgement.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise WebError(f"gateway.host: {host} is no address of this machine ({error}); write 127.0.0.1") from error
     try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import fleet
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("fleet", "store", "queries", "collectors", "dashboard", "pages")
@@ -69,6 +72,11 @@ def test_every_requirement_is_pinned_with_a_reason_and_locked():
             assert re.search(rf"^{re.escape(package)}(\[[^]]+\])?=={re.escape(version)}\b", locked, re.M | re.I), (
                 f"{name}.txt: {package}=={version} is not locked; write: make lock"
             )
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == fleet.__version__
 
 
 def test_the_readme_names_only_targets_and_files_that_exist():
