@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute  # its functions are made at run time, no type checker sees them
 
 from dashboard import format as fmt
 from dashboard import panels
@@ -18,6 +18,7 @@ from fleet.model import Scope, Window
 from queries.containers import container_table
 from store import Store
 
+pc: Any = pyarrow.compute
 Row = Mapping[str, Any]
 _GIB = 2.0**30
 
@@ -68,7 +69,10 @@ def ratio(part: float | None, whole: float | None) -> float | None:
 
 
 def fleet_table(
-    store: Store, scope: Scope, window: Window, **filters: str | int | None
+    store: Store,
+    scope: Scope,
+    window: Window,
+    **filters: Any,  # noqa: ANN401 - those of `container_table`
 ) -> tuple[pa.Table, tuple[str, ...], Counter[int]]:
     """The full table as it is sent to the browser, the key of each row, and how many containers have each level.
 

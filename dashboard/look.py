@@ -126,10 +126,10 @@ def source_states(found: Answer, end: datetime) -> tuple[SourceState, ...]:
     for row in found.rows.to_pylist():
         kind, state, age_seconds = row["source"], row["state"], row["age_seconds"]
         one = SourceState(
-            name=_KINDS.get(kind, kind),
+            name=str(_KINDS.get(kind, kind)),
             newest=None if age_seconds is None or state == "absent" else end - timedelta(seconds=age_seconds),
             status=STATES.get(state, Status.UNKNOWN),
-            word={"ok": "", "absent": "none here"}.get(state, row["reason"] or state),
+            word=str({"ok": "", "absent": "none here"}.get(state, row["reason"] or state)),
         )
         if kind not in worst or one.status.rank < worst[kind].status.rank:
             worst[kind] = one

@@ -104,7 +104,7 @@ def host_rows(rows: Sequence[Row]) -> list[hostmap.HostRow]:
 
 def _tile(row: Row) -> hostmap.Tile:
     used = row["memory_used_bytes"]
-    state = "error" if row["level"] == 3 else {"low": "busy"}.get(row["use"], row["use"])
+    state = "error" if row["level"] == 3 else str({"low": "busy"}.get(row["use"], row["use"]))
     return hostmap.Tile(
         model=short_model(row["name"]),
         busy_ratio=row["ratio"],

@@ -10,6 +10,7 @@ import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,9 @@ class Card:
     help: str = ""
 
 
+_DELTA_COLOURS: dict[str, Literal["normal", "inverse"]] = {"up": "normal", "down": "inverse"}
+
+
 def cards(items: Sequence[Card], *, height: int = 132) -> None:
     """A row of number cards of the same height, whatever each of them has to show."""
     with st.grid(len(items), min_column_width=100, wrap=False, gap="xsmall", row_height=height):
@@ -48,7 +52,7 @@ def cards(items: Sequence[Card], *, height: int = 132) -> None:
                 item.value,
                 delta=item.change or (item.note or None),
                 delta_description=(item.note or None) if item.change else None,
-                delta_color={"up": "normal", "down": "inverse"}.get(item.good or "", "off") if item.change else "off",
+                delta_color=_DELTA_COLOURS.get(item.good or "", "off") if item.change else "off",
                 delta_arrow="auto" if item.change else "off",
                 chart_data=thinned(item.spark) if has_spark else None,
                 chart_type="line",
@@ -133,8 +137,8 @@ def table(
     A click reports a position in the table that was on screen, so the names that went with it are remembered until
     the next drawing.
     """
-    ready = isinstance(rows, pa.Table)
-    data = rows if ready else pa.table({column.name: _array(rows[column.name], column) for column in columns})
+    arrays = {column.name: _array(rows[column.name], column) for column in columns}
+    data: Any = rows if isinstance(rows, pa.Table) else pa.table(arrays)
     height = _HEADER_HEIGHT + ROW_HEIGHT * max(min(shown_rows or data.num_rows, max(data.num_rows, 1)), 1) + 3
     config = {column.name: _config(column) for column in columns}
     names_key = f"{key}-ids"
@@ -242,9 +246,14 @@ def _array(values: Sequence[object] | pa.Array, column: Column) -> pa.Array:
     return pa.array(cells, type=pa.string()).dictionary_encode()
 
 
-def _config(column: Column) -> object:
+def _config(column: Column) -> Any:  # noqa: ANN401 - Streamlit's type is a TypedDict of its own
     kinds = st.column_config
-    shared = {"label": column.label, "width": column.width, "help": column.help or None, "pinned": column.pinned}
+    shared: dict[str, Any] = {
+        "label": column.label,
+        "width": column.width,
+        "help": column.help or None,
+        "pinned": column.pinned,
+    }
     if column.kind == "bar":
         return kinds.ProgressColumn(**shared, min_value=0, max_value=100, format=column.format or "%d %%")
     if column.kind == "percent":

@@ -50,7 +50,8 @@ def plotly(spec: Mapping[str, object], *, key: str, height: int, alt: str) -> No
     proto.config = '{"displayModeBar":false,"scrollZoom":false,"doubleClick":"reset"}'
     proto.alt = alt
     proto.id = f"aifleet-chart-{key}"
-    st._main._active_dg._enqueue("plotly_chart", proto, layout_config=LayoutConfig(width="stretch", height=height))
+    layout = LayoutConfig(width="stretch", height=height)
+    st._main._active_dg._enqueue("plotly_chart", proto, layout_config=layout)  # pyright: ignore[reportPrivateUsage]
 
 
 def page_hash() -> str:

@@ -40,7 +40,9 @@ def render(look: Look) -> None:
             measure = st.segmented_control(
                 "Measure", ["SM", "memory"], default="SM", required=True, key="measure", label_visibility="collapsed"
             )
-        gpu_panels.holders(look, look.ask(gpus.gpu_holders_series, gpu_uuid=chosen), measure or "SM", 160)
+        gpu_panels.holders(
+            look, look.ask(gpus.gpu_holders_series, gpu_uuid=chosen or rows[0]["gpu_uuid"]), measure or "SM", 160
+        )
     gpu_panels.table(rows, shown_rows=16)
     panels.gaps(found.gaps, found.coverage)
 
