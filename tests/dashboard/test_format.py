@@ -60,6 +60,13 @@ def test_hostile_names_keep_no_character_that_markdown_reads(hostile):
         assert all(shown[place - 1] == "\\" for place, found in enumerate(shown) if found == sign)
 
 
+def test_addresses_in_names_do_not_become_links():
+    shown = f.markdown("https://evil.example www.evil.example WWW.x.y a@b.example").replace("\\", "")
+    assert "://evil" not in shown
+    assert "www." not in shown.lower()
+    assert "@b" not in shown
+
+
 def test_control_and_direction_characters_never_reach_the_page():
     assert f.plain("a\x1b[31mb\u202ec\n\n d") == "a [31mb c d"
     assert f.plain("x" * 300) == "x" * 199 + "…"
