@@ -59,6 +59,9 @@ bench: $(VENV)/.dev-ready ## Measure (root, dockerd and Chromium as for the test
 check: lint test ## What CI runs
 	@$(PY) -m collectors check-config --config fleet.example.toml >/dev/null
 
+screenshots: $(VENV)/.dev-ready ## Take the pictures of the documentation again
+	@FLEET_SCREENSHOTS=docs/images $(PY) -m pytest tests/browser
+
 lock: $(VENV)/.dev-ready ## Pin requirements*.in again, with hashes
 	@$(PIP) uv==0.13.9
 	@for name in requirements requirements-dev; do \

@@ -65,7 +65,8 @@ def fill(store: Store, *, end: datetime, count: int, days: int, seed: int) -> in
         store.command(
             "INSERT INTO inference_samples (at, host, tenant, container_key, container_id, prometheus, endpoint,"
             " server, model, interval_seconds, up, requests, errors, prompt_tokens, generation_tokens,"
-            f" requests_waiting, requests_running, kv_cache_ratio, joined_by, join_reason, unknown_reason) SELECT {at}, {_WHO}, 'main',"
+            f" requests_waiting, requests_running, kv_cache_ratio, joined_by, join_reason, unknown_reason)"
+            f" SELECT {at}, {_WHO}, 'main',"
             f" concat('e', toString(c)), 'vllm', 'm', {step}, 1, {step}, 0, 100 * {step}, 50 * {step}, 1, 2, 0.5, 'id',"
             f" '', '' FROM {some}"
         )

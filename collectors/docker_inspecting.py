@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, cast
+from typing import Protocol
 
 from collectors.base import SourceError
 from collectors.containers import ImageFacts, facts_from_inspect, image_facts, place_from_inspect
 from collectors.docker_inventory import DockerInventory
-from fleet.model import Event, Gap, Reason
+from fleet.model import Event, Gap
 from fleet.tenancy import Tenancy
 
 Answers = Mapping[str, "Mapping[str, object] | SourceError"]
@@ -61,7 +61,7 @@ class Inspector:
             if isinstance(answer, SourceError):
                 if answer.reason == "gone":
                     self._containers.vanished(key)
-                reason = cast("Reason", answer.reason)
+                reason = answer.reason
                 gaps.append(Gap(subject=key[:12], reason=reason, detail=f"not inspected: {answer.detail}"))
                 continue
             image = self._images.get(str(answer.get("Image", "")), ImageFacts())

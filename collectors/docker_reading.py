@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import cast
 
 from collectors.base import SourceError
 from collectors.cgroups import CgroupFiles, Cgroups, ContainerGoneError, Counters, read_counters
@@ -82,9 +81,7 @@ class StatisticsReader:
         for key, answer in self._ask_daemon(known, deadline).items():
             if isinstance(answer, SourceError):
                 gone = answer.reason == "gone"
-                readings[key] = (
-                    _gone(known[key]) if gone else _gap(known[key], cast("Reason", answer.reason), answer.detail)
-                )
+                readings[key] = _gone(known[key]) if gone else _gap(known[key], answer.reason, answer.detail)
                 continue
             try:
                 readings[key] = counters_from_stats(answer, network_mode=known[key].place.network_mode)

@@ -26,7 +26,7 @@ from collectors.prometheus_rows import Place, RowMaker
 from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, with_up
 from fleet.inventory import Inventory
 from fleet.joining import Joiner, MapRule
-from fleet.model import Gap, InferenceSample, Reason
+from fleet.model import Gap, InferenceSample
 from fleet.profiles import Profile, builtin_profiles
 from fleet.settings import PrometheusServer
 
@@ -298,7 +298,7 @@ class PrometheusSource:
 
 
 def _gap(subject: str, error: SourceError) -> Gap:
-    return Gap(subject=subject, reason=cast("Reason", error.reason), detail=error.detail)
+    return Gap(subject=subject, reason=error.reason, detail=error.detail)
 
 
 def _summary(targets: int, down: int, endpoints: int, unjoined: int) -> str:
