@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,7 +55,8 @@ def cards(items: Sequence[Card], *, height: int = 132) -> None:
                 delta_description=(item.note or None) if item.change else None,
                 delta_color=_DELTA_COLOURS.get(item.good or "", "off") if item.change else "off",
                 delta_arrow="auto" if item.change else "off",
-                chart_data=thinned(item.spark) if has_spark else None,
+                # st.metric raises on None; a NaN breaks the line, which is what a point nobody saw has to look like.
+                chart_data=[math.nan if v is None else v for v in thinned(item.spark)] if has_spark else None,
                 chart_type="line",
                 help=item.help or None,
                 border=True,
