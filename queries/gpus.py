@@ -98,7 +98,7 @@ def gpu_table(
     thresholds = limits or Thresholds()
     samples = {str(row["gpu_uuid"]): row for row in _gpu_samples(store, scope, window, host)}
     holders = _holders(store, scope, window, host)
-    containers = {c.key: c for c in live_containers(store, scope, window, host=host, limits=thresholds)}
+    containers = {c.key: c for c in live_containers(store, scope, window, host=host, limits=limits)}
     rows: list[dict[str, object]] = []
     for fact in gpu_names(store):
         uuid = str(fact["gpu_uuid"])
@@ -307,7 +307,6 @@ def idle_holders(
 
     Columns: container_key, name, tenant, host, gpus (how many), gpu_names, since, seconds, sentence.
     """
-    thresholds = limits or Thresholds()
     names = {str(row["gpu_uuid"]): str(row["name"]) for row in gpu_names(store)}
     rows = [
         {
@@ -316,7 +315,7 @@ def idle_holders(
             "since": c.since, "seconds": (window.end - c.since).total_seconds() if c.since else None,
             "sentence": c.judgement.why,
         }
-        for c in live_containers(store, scope, window, host=host, limits=thresholds)
+        for c in live_containers(store, scope, window, host=host, limits=limits)
         if c.judgement.rule == "idle"
     ]  # fmt: skip
     rows.sort(key=lambda row: -(row["seconds"] or 0.0))  # type: ignore[operator]

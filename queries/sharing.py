@@ -8,6 +8,7 @@ at the same time wait for the one that reads.
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import time
 import weakref
@@ -36,11 +37,11 @@ def shared(question: Callable[P, T]) -> Callable[P, T]:
         with _lock:
             now = time.monotonic()
             kept = _answers.setdefault(store, {})
-            for old in [name for name, (read, _) in kept.items() if now - read >= SHARED_SECONDS]:
+            for old in [name for name, (end, _) in kept.items() if now >= end]:
                 del kept[old]
             entry = kept.get(key)
             if entry is None:
-                kept[key] = (now, future)
+                kept[key] = (math.inf, future)  # while it is being read, nobody else begins
         if entry is not None:
             return cast("T", entry[1].result())
         try:
@@ -50,6 +51,8 @@ def shared(question: Callable[P, T]) -> Callable[P, T]:
                 _answers.get(store, {}).pop(key, None)
             future.set_exception(error if isinstance(error, StoreError) else StoreError(0, f"question failed: {error}"))
             raise
+        with _lock:
+            _answers.setdefault(store, {})[key] = (time.monotonic() + SHARED_SECONDS, future)
         future.set_result(answer)
         return answer
 

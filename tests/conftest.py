@@ -36,7 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Real hardware and a real server are opt-in: deselected, not skipped, so that CI's count is honest."""
+    """Leave out what is opt-in, and put the browser's tests last.
+
+    Real hardware and a real server are deselected, not skipped, so that CI's count is honest.
+    """
     deselected = [
         item
         for item in items
@@ -45,7 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if item not in set(deselected)]
+        gone = set(deselected)
+        items[:] = [item for item in items if item not in gone]
+    # Playwright keeps an event loop running in this thread until the session ends; in it asyncio.run() refuses.
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

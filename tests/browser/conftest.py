@@ -43,7 +43,7 @@ def stop(process):
         process.wait()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def filled_store(tmp_path_factory):
     """(port, token) of a gateway before a store with three hours of the synthetic fleet."""
     folder, port = tmp_path_factory.mktemp("store"), free_port()
@@ -71,7 +71,7 @@ def dashboard(folder, dsn, extra=()):
     return process, f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def demo_url(filled_store, tmp_path_factory):
     port, token = filled_store
     process, url = dashboard(tmp_path_factory.mktemp("demo"), f"clickhouse://reader:{token}@127.0.0.1:{port}/default")
@@ -79,16 +79,17 @@ def demo_url(filled_store, tmp_path_factory):
     stop(process)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def storeless_url(tmp_path_factory):
     process, url = dashboard(tmp_path_factory.mktemp("none"), f"clickhouse://reader:x@127.0.0.1:{free_port()}/default")
     yield url
     stop(process)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def chromium():
-    # Not for the session: while Playwright's loop runs in this thread, asyncio.run() in any other test refuses.
+    # While Playwright's loop runs in this thread, asyncio.run() in any other test refuses: tests/conftest.py puts the
+    # browser's tests last.
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
