@@ -194,6 +194,8 @@ def headline(look: Look, words: str) -> None:
 
 def chip(source: SourceState, now: datetime) -> str:
     """Markdown of one source's freshness: glyph, name, age, and one word when it is not fine."""
+    if source.newest is None and source.word:
+        return source.status.badge(f"{fmt.markdown(source.name, 24)} {fmt.markdown(source.word, 24)}")
     age = fmt.age(source.newest, now) if source.newest else Status.NONE.word
     word = f", {fmt.markdown(source.word, 24)}" if source.status is not Status.OK and source.word else ""
     return source.status.badge(f"{fmt.markdown(source.name, 24)} {age}{word}")

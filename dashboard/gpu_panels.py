@@ -40,9 +40,12 @@ _TABLE = (
 
 def sentence(rows: Sequence[Row], idle: int) -> str:
     """How many GPUs are in trouble, and how many are held without use."""
+    if not rows:
+        return f":gray[{Status.NONE.glyph} no GPU seen]"
     counts = {level: sum(row["level"] == level for row in rows) for level in (0, 1, 2, 3)}
-    words = fleet_panels.severity_words(counts) if rows else f":gray[{Status.NONE.glyph} no GPU seen]"
-    return f"{words} :gray[in {len(rows)} GPUs]" + (f" :orange[{idle} held but idle]" if idle else "")
+    return f"{fleet_panels.severity_words(counts)} :gray[in {len(rows)} GPUs]" + (
+        f" :orange[{idle} held but idle]" if idle else ""
+    )
 
 
 def funnel(rows: Sequence[Row]) -> None:

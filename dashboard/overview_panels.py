@@ -52,16 +52,29 @@ def cards(numbers: Mapping[str, Row], *, fleet: bool) -> None:
     ttft_value = f"≥ {fmt.seconds(ttft['lower'])}" if ttft["state"] == "beyond" else fmt.seconds(ttft["value"])
     share = fleet_panels.ratio(memory["value"], memory["total"])
     total = f" / {fmt.count(gpus['total'])}" if fleet and gpus["total"] is not None else ""
+    with_gpus = gpus["value"] is not None
+    resources = [
+        _card("GPUs active", f"{fmt.count(gpus['value'])}{total}", gpus, fmt.count, None),
+        _card("GPU memory", fmt.percent(None if share is None else round(share, 2)), memory, fmt.size, None),
+    ]
+    if not with_gpus:  # three dashes would waste the place where a host without a GPU has something to say
+        used = numbers["memory_working_set_bytes"]
+        resources = [
+            _number("CPU cores", numbers["cpu_cores"]),
+            _card("Memory", fmt.size(used["value"]), used, fmt.size, None),
+        ]
+    restarts = numbers["restarts"]
     panels.cards(
         [
             _card("Containers up", f"{fmt.count(up['value'])} / {fmt.count(up['total'])}", up, fmt.count, "up"),
-            _card("GPUs active", f"{fmt.count(gpus['value'])}{total}", gpus, fmt.count, None),
-            _card("GPU memory", fmt.percent(None if share is None else round(share, 2)), memory, fmt.size, None),
+            *resources,
             _card("p95 TTFT", ttft_value, ttft, fmt.seconds, "down", _STATE_WORDS.get(ttft["state"], "")),
             _card("Errors", fmt.percent(numbers["error_ratio"]["value"]), numbers["error_ratio"], fmt.percent, "down"),
             _number("Requests/s", numbers["requests_per_second"]),
             _number("Tokens/s", numbers["tokens_per_second"]),
-            _number("GPU power", numbers["power_watts"], "W"),
+            _number("GPU power", numbers["power_watts"], "W")
+            if with_gpus
+            else _card("Restarts, 1 h", fmt.count(restarts["value"]), restarts, fmt.count, "down"),
         ]
     )
 

@@ -34,7 +34,8 @@ def fleet_numbers(
     Columns: name, value (now, None = unknown), previous (as long before the window's start), total (for "x of y"),
     lower and upper (bounds of a percentile), state (ok, beyond, too_few, no_traffic, not_measured), spark (60 points).
     Names: containers_running (total: containers), gpus_active (total), gpu_memory_used_bytes (total), cpu_cores,
-    power_watts, ttft_p95_seconds, error_ratio, requests_per_second, tokens_per_second, warnings, criticals.
+    memory_working_set_bytes, restarts (last hour), power_watts, ttft_p95_seconds, error_ratio, requests_per_second,
+    tokens_per_second, warnings, criticals.
     "Now" is the mean of the last 5 minutes, and is compared with the 5 minutes before the window began.
     """
     containers = live_containers(store, scope, window, host=host, limits=limits)
@@ -59,6 +60,11 @@ def fleet_numbers(
             **_sparked(rates.get("memory")),
         },
     ]  # fmt: skip
+    memory = _sum(c.memory_working_set_bytes for c in containers)
+    restarts = sum(c.restarts for c in containers) if containers else None
+    seen = "ok" if containers else "not_measured"
+    rows.append({"name": "memory_working_set_bytes", "value": memory, "state": seen})
+    rows.append({"name": "restarts", "value": restarts, "state": seen})
     now = {name: _window_value(store, scope, last(window, NOW), host, name) for name in _RATES}
     then = {name: _window_value(store, scope, before(window, NOW), host, name) for name in _RATES}
     for name in _RATES:

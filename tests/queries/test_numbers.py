@@ -164,6 +164,8 @@ def test_the_first_screens_numbers(fleet: Store):
     assert (rows["gpus_active"]["value"], rows["gpus_active"]["total"]) == (1, 3)
     assert rows["cpu_cores"]["value"] == pytest.approx(2.0)
     assert rows["cpu_cores"]["previous"] == pytest.approx(2.0)
+    assert rows["memory_working_set_bytes"]["value"] == 4 * GIB
+    assert rows["restarts"]["value"] == 0
     assert rows["power_watts"]["value"] == pytest.approx(900.0)
     assert rows["requests_per_second"]["value"] == pytest.approx(1.0)
     assert rows["tokens_per_second"]["value"] == pytest.approx(20.0)
