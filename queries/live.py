@@ -16,6 +16,7 @@ from fleet.severity import FINE, ContainerFacts, Judgement, Level, Thresholds, j
 from queries.resolution import epoch_ms, moment, resolution
 from queries.scoping import Where, during, last, of_tenants
 from queries.sharing import shared
+from queries.since import beyond_since
 from store import Store
 
 #: How far back the newest sample of a container is looked for; older than that it has no current readings.
@@ -363,13 +364,19 @@ def _since(
         {**asked.parameters, "shown_start": epoch_ms(window.start)},
     ).to_pylist()
     newest = {(row["container_key"], row["kind"]): row for row in events}
-    levels = _since_levels(store, where, window, [c for c in troubled if c.judgement.rule == "memory"], limits)
+    beyond = {
+        rule: [c.key for c in troubled if c.judgement.rule == rule]
+        for rule in ("memory", "throttled", "errors", "ttft")
+    }
+    levels = beyond_since(store, where, window, beyond, limits)
     for container in troubled:
         rule = container.judgement.rule
         if rule == "idle" and container.key in idle:
             container.since = idle[container.key].since
-        elif rule == "memory":
-            container.since = levels.get(container.key)
+        elif rule in beyond:
+            container.since = levels.get((rule, container.key))
+        elif rule == "stale":
+            container.since = container.at
         elif rule == "restarts":
             row = newest.get((container.key, "die"))
             container.since = row["first_shown"] if row and row["first_shown"].year > 1970 else row and row["newest"]
@@ -379,31 +386,3 @@ def _since(
             kinds = _EVENT_OF_RULE.get(rule, ())
             rows = [newest[container.key, kind] for kind in kinds if (container.key, kind) in newest]
             container.since = max((row["newest"] for row in rows), default=None)
-
-
-def _since_levels(
-    store: Store, where: Where, window: Window, high: list[LiveContainer], limits: Thresholds
-) -> dict[str, datetime]:
-    """Per container: the last minute of the past day in which its memory was below the limit's warning share."""
-    if not high:
-        return {}
-    tier = resolution(Window(start=window.end - timedelta(days=1), end=window.end))
-    asked = during(
-        where.also("container_key IN {high:Array(String)}", high=[c.key for c in high]),
-        Window(start=window.end - timedelta(days=1), end=window.end),
-        tier,
-    )
-    rows = store.query(
-        f"""
-        SELECT container_key,
-            toUnixTimestamp(maxIf(at, memory_working_set_bytes_max < {{share:Float64}} * memory_limit_bytes_max))
-                AS last_fine
-        FROM {tier.table("container_samples")} WHERE {asked.sql} GROUP BY container_key
-        """,
-        {**asked.parameters, "share": limits.memory_warning_ratio},
-    ).to_pylist()
-    return {
-        row["container_key"]: fine + timedelta(minutes=1)
-        for row in rows
-        if (fine := moment(row["last_fine"])) is not None
-    }
