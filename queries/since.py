@@ -1,8 +1,8 @@
 """Since when a level is beyond its limit: the minute after the last one in which it was not.
 
-Looks back a day (6 hours for latency) over the 1-minute rollup, for the few containers in trouble only. A minute
-without readings or with too few requests says nothing and is passed over. Beyond all that time = no answer, as the beginning
-was not seen.
+Looks back a day (6 hours for latency) over the 1-minute rollup, for the few containers in trouble only.
+A minute without readings or with too few requests says nothing and is passed over. Beyond all that time means
+no answer, as the beginning was not seen.
 """
 
 from __future__ import annotations
