@@ -108,7 +108,7 @@ def latency_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
     if not found.rows.num_rows:
         _no_endpoint()
         return
-    axis, limit = Axis.of(found.rows["t"].to_numpy()), (2.0, "limit 2 s")
+    axis, limit = Axis.of(found.rows["t"].to_numpy()), fleet_panels.ttft_limit()
     for field, label, line in (
         ("ttft", "Time to first token", limit),
         ("itl", "Between tokens", None),

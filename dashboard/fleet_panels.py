@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute  # its functions are made at run time, no type checker sees them
 
 from dashboard import format as fmt
-from dashboard import panels
+from dashboard import panels, process
 from dashboard.panels import Column
 from dashboard.theme import Status
 from fleet.model import Scope, Window
+from fleet.severity import Thresholds
 from queries.containers import container_table
 from store import Store
 
@@ -72,13 +73,14 @@ def fleet_table(
     store: Store,
     scope: Scope,
     window: Window,
+    limits: Thresholds | None = None,
     **filters: Any,  # noqa: ANN401 - those of `container_table`
 ) -> tuple[pa.Table, tuple[str, ...], Counter[int]]:
     """The full table as it is sent to the browser, the key of each row, and how many containers have each level.
 
     Runs beside the query and is cached with it, so a tick of a second viewer costs nothing.
     """
-    rows = container_table(store, scope, window, **filters).rows
+    rows = container_table(store, scope, window, limits=limits, **filters).rows
     levels = pc.cast(rows["level"], pa.int8()).combine_chunks()
     memory = pc.divide(
         pc.cast(rows["memory_working_set_bytes"], pa.float64()),
@@ -171,9 +173,10 @@ def since(moment: datetime | None, now: datetime) -> str:
     return fmt.clock(moment) if (now - moment).total_seconds() < 86_400 else fmt.age(moment, now)
 
 
-def level_counts(rows: Sequence[Row]) -> Counter[int]:
-    """How many containers have each level."""
-    return Counter(row["level"] for row in rows)
+def ttft_limit() -> tuple[float, str]:
+    """Where time to first token becomes trouble, in seconds, and the word on its line."""
+    limit = process.current().settings.thresholds.ttft_warning_seconds
+    return limit, f"limit {fmt.seconds(limit)}"
 
 
 def severity_words(counts: Mapping[int, int]) -> str:

@@ -104,7 +104,7 @@ def filters(visit: Visit, offered: Choices) -> None:
             "Refresh",
             list(ctx.REFRESHES),
             key="f-every",
-            format_func=lambda seconds: _REFRESH_WORDS[seconds],
+            format_func=_refresh_word,
             label_visibility="collapsed",
             on_change=_set_from,
             args=("every", "f-every", str(ctx.DEFAULT_REFRESH)),
@@ -162,9 +162,17 @@ def banners(visit: Visit) -> None:
         )
 
 
+def _refresh_word(seconds: int) -> str:
+    if seconds == ctx.DEFAULT_REFRESH:
+        return f"{process.current().settings.dashboard.refresh_seconds:g} s"
+    return _REFRESH_WORDS[seconds]
+
+
 def live(visit: Visit, render: Callable[[Look], None]) -> None:
     """The page's one live fragment: looks at the newest snapshot and draws; waits in the browser between two looks."""
-    every = visit.context.refresh_seconds if visit.context.live else None
+    every: float | None = visit.context.refresh_seconds if visit.context.live else None
+    if every == ctx.DEFAULT_REFRESH:  # the fastest choice is as fast as the settings say
+        every = process.current().settings.dashboard.refresh_seconds
 
     @st.fragment(run_every=every, key="live")
     def tick() -> None:

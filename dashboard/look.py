@@ -7,7 +7,9 @@ clock, so that silence shows as a gap and as unknown, not as the last good value
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Concatenate, ParamSpec, TypeVar
@@ -69,13 +71,26 @@ class Look:
         self, question: Callable[Concatenate[Store, Scope, Window, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """The answer to a question about this scope and window. Raises StoreError."""
+        kwargs = judged(question, kwargs)  # type: ignore[assignment]
         return process.current().reader.ask(self.window.end, question, self.scope, self.window, *args, **kwargs)
 
     def ahead(
         self, question: Callable[Concatenate[Store, Scope, Window, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """Start a question that will be asked below, so that the questions of a page are read side by side."""
+        kwargs = judged(question, kwargs)  # type: ignore[assignment]
         process.current().reader.ahead(self.window.end, question, self.scope, self.window, *args, **kwargs)
+
+
+@functools.cache
+def _judges(question: Callable[..., object]) -> bool:
+    return "limits" in inspect.signature(question).parameters
+
+
+def judged(question: Callable[..., object], arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments with the operator's thresholds, for a question that judges: one place, so no page can forget."""
+    limits = {"limits": process.current().settings.thresholds} if _judges(question) else {}
+    return {**limits, **arguments}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,9 +60,15 @@ def trends(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
         panels.nothing("Nothing was seen in this range", height=180)
         return
     axis = Axis.of(found.rows["t"].to_numpy())
+    limit_line = fleet_panels.ttft_limit()
     parts = (
         ("GPUs busy", "", (("GPUs' worth of SM", "gpus_busy"),), None),
-        ("Time to first token", "s", (("p95", "ttft_p95_seconds"), ("p50", "ttft_p50_seconds")), (2.0, "limit 2 s")),
+        (
+            "Time to first token",
+            "s",
+            (("p95", "ttft_p95_seconds"), ("p50", "ttft_p50_seconds")),
+            limit_line,
+        ),
         ("Tokens", "/s", (("in", "prompt_tokens_per_second"), ("out", "generation_tokens_per_second")), None),
         ("CPU", "cores", (("cores", "cpu_cores"),), None),
     )

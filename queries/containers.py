@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
 
 from fleet.latency import Quantile, quantile_from_buckets
 from fleet.model import Scope, Window
-from fleet.severity import Level
+from fleet.severity import Thresholds
 from queries.answer import Answer
 from queries.freshness import DOCKER, EVERYTHING, NVML, PROMETHEUS, answer
 from queries.live import LiveContainer, gpu_names, live_containers
@@ -81,6 +81,7 @@ def container_table(
     text: str | None = None,
     level: int | None = None,
     limit: int = 2000,
+    limits: Thresholds | None = None,
 ) -> Answer:
     """Containers by severity, then name; at most `limit`.
 
@@ -94,7 +95,7 @@ def container_table(
     Filters: image and text match anywhere, case ignored; text looks at name, tenant, image, host and team.
     level: this severity or worse.
     """
-    found = live_containers(store, scope, window, host=host)
+    found = live_containers(store, scope, window, host=host, limits=limits)
     found = [c for c in found if _matches(c, image=image, state=state, text=text, level=level)][:limit]
     rows = live_table(found)
     keys = {c.key for c in found}
@@ -145,13 +146,15 @@ def _sparks(
     return sparks
 
 
-def container_header(store: Store, scope: Scope, window: Window, *, container_key: str) -> Answer:
+def container_header(
+    store: Store, scope: Scope, window: Window, *, container_key: str, limits: Thresholds | None = None
+) -> Answer:
     """One container's facts: the columns of `container_table` without sparklines, plus the facts below; 0 or 1 rows.
 
     owner, container_id, image_digest, image_created_at, compose_project, compose_service, user, exit_code, error,
     created_at, restart_count (ever), gpu_request (as typed), privileged, labels (map, redacted).
     """
-    every = live_containers(store, scope, window)
+    every = live_containers(store, scope, window, limits=limits)
     found = [container for container in every if container.key == container_key]
     rows = live_table(found)
     more = (
@@ -366,13 +369,3 @@ def container_events(store: Store, scope: Scope, window: Window, *, container_ke
         where.parameters,
     )
     return answer(store, scope, window, rows, DOCKER)
-
-
-def worst_level(containers: Sequence[LiveContainer]) -> Level:
-    """The worst level among containers; OK for none."""
-    return max((container.judgement.level for container in containers), default=Level.OK)
-
-
-def newest_sample(containers: Sequence[LiveContainer]) -> datetime | None:
-    """Time of the newest reading of any of them; None when there is none."""
-    return max((container.at for container in containers if container.at is not None), default=None)

@@ -191,13 +191,15 @@ def _name_of(containers: dict[str, LiveContainer], key: str) -> str:
     return str(container.facts["name"]) if container else key.partition(":")[2]
 
 
-def gpu_funnel(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
+def gpu_funnel(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> Answer:
     """How far the GPUs get: one row per stage, in order: stage (total, allocated, active, effective), gpus, note.
 
     allocated = held by a container; active = at or above the idle SM share; effective = at least half used. MIG
     devices count by their parent. A limited scope has no "total": free capacity is not its business.
     """
-    rows = gpu_table(store, scope, window, host=host).rows.to_pylist()
+    rows = gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
     whole = [row for row in rows if not row["parent_uuid"]]
     slices: dict[str, list[dict[str, object]]] = {}
     for row in rows:
@@ -210,8 +212,10 @@ def gpu_funnel(store: Store, scope: Scope, window: Window, *, host: str | None =
         stages["allocated"] += any(part["holder_keys"] for part in parts)
         stages["active"] += any(part["use"] in ("low", "busy") for part in parts)
         stages["effective"] += any(part["use"] == "busy" for part in parts)
+    idle_percent = (limits or Thresholds()).idle_sm_ratio * 100
     notes = {
-        "total": "seen by NVML", "allocated": "held or used by a container", "active": "SM at or above 5 %",
+        "total": "seen by NVML", "allocated": "held or used by a container",
+        "active": f"SM at or above {idle_percent:g} %",
         "effective": "SM at or above 50 %",
     }  # fmt: skip
     names = [name for name in stages if name != "total" or scope.tenants is None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 
@@ -276,8 +276,3 @@ class SyntheticFleet:
                 error="" if ok else "http://10.20.0.11:9090: connection refused",
                 next_step="" if ok else "start Prometheus or correct prometheus.url", detail=SYNTHETIC,
             )  # fmt: skip
-
-
-def utc(seconds: float) -> datetime:
-    """Aware UTC datetime of seconds since 1970, to the millisecond."""
-    return datetime.fromtimestamp(round(seconds, 3), UTC)

@@ -11,8 +11,14 @@ from collectors import demo
 from dashboard import process
 from dashboard.access import Access
 from dashboard.data import Reader
+from dashboard.look import judged
 from fleet.model import Batch, Scope, SourceRun
 from fleet.settings import load_settings
+from queries import overview
+from queries.containers import container_header, container_table
+from queries.events import recent_events
+from queries.gpus import gpu_funnel, gpu_table, idle_holders
+from queries.tenants import tenant_table
 from store import StoreUnavailable
 from tests.store.stores import embedded_store
 
@@ -233,3 +239,15 @@ def test_the_tab_of_a_container_is_part_of_its_address(serve, demo_store):
     serve(store, end + timedelta(seconds=3))
     app = open_page("container", tab="GPU")
     assert app.get("plotly_chart")[0].proto.alt.startswith("SM activity")
+
+
+def test_every_question_that_judges_is_asked_with_the_operators_thresholds():
+    # [alerts] was read, checked and documented, and no page used it: the pages judged by the built-in limits.
+    settings = load_settings("[alerts]\nttft_warning_seconds = 0.25\n", {}, origin="test")
+    process.install(process.Deployment(settings=settings, reader=Reader(lambda: None, threads=1)))
+    asked = judged(overview.verdict, {"host": "h1"})
+    assert asked == {"limits": settings.thresholds, "host": "h1"}
+    assert asked["limits"].ttft_warning_seconds == 0.25
+    for question in (container_table, container_header, gpu_table, gpu_funnel, idle_holders, tenant_table):
+        assert "limits" in judged(question, {}), question
+    assert judged(recent_events, {}) == {}
