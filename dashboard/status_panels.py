@@ -13,6 +13,7 @@ from dashboard import panels, process
 from dashboard.look import STATES, Look
 from dashboard.panels import Column
 from dashboard.theme import Status
+from fleet import __version__
 from fleet.settings import masked
 from queries.answer import Answer
 
@@ -155,7 +156,7 @@ def versions() -> None:
     panels.title("This dashboard")
     panels.facts(
         {
-            "AI Fleet": _version("ai-fleet"),
+            "AI Fleet": __version__,
             "Python": python_version(),
             "Streamlit": _version("streamlit"),
             "Plotly": _version("plotly"),
