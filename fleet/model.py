@@ -96,6 +96,15 @@ class GpuSample(Row):
     process_count: int | None = None
     state: str = "ok"
     unknown_reason: str = ""
+    encoder_ratio: float | None = None
+    decoder_ratio: float | None = None
+    pcie_receive_bytes: int | None = None
+    pcie_transmit_bytes: int | None = None
+    nvlink_receive_bytes: int | None = None
+    nvlink_transmit_bytes: int | None = None
+    idle_power_watts: float | None = None  # what it draws when nothing runs, as configured or seen
+    recovery_action: int | None = None  # NVML field 230; 0 = none
+    holders: int | None = None  # containers that hold it (declared); None = nobody could be asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +113,9 @@ class ContainerGpuSample(Row):
 
     `held`: the container was given this GPU (declared), whether or not it uses it.
     `attribution`: how far the memory and SM figures can be believed; `attribution_reason` says why in words.
+    `processes`: its processes with a context on the device. `sm_ratio`: share of the time its processes ran;
+    `sm_active_ratio`: share of the SMs they kept active (GPM), only where this is the device's only user.
+    `idle_power_watts` and `idle_energy_joules` are the part of the power and energy that is the device's idle draw.
     """
 
     table: ClassVar[str] = "container_gpu_samples"
@@ -121,6 +133,10 @@ class ContainerGpuSample(Row):
     energy_joules: float | None = None
     attribution: Attribution = "unknown"
     attribution_reason: str = ""
+    processes: int | None = None
+    sm_active_ratio: float | None = None
+    idle_power_watts: float | None = None
+    idle_energy_joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,9 +245,11 @@ class Container(Row):
     cpu_limit_cores: float | None = None
     memory_limit_bytes: int | None = None
     gpu_request: str = ""
-    gpu_uuids: tuple[str, ...] = ()
+    gpu_uuids: tuple[str, ...] = ()  # what the request comes to on its host; empty also when not known yet
     privileged: bool = False
     removed: bool = False
+    gpu_request_kind: str = ""  # kind of `fleet.inventory.GpuRequest`
+    gpu_unresolved: tuple[str, ...] = ()  # ids asked for that name nothing on the host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +268,8 @@ class Gpu(Row):
     pci_bus_id: str = ""
     driver_version: str = ""
     power_limit_watts: float | None = None
+    mig_enabled: bool = False
+    slice_ratio: float = 1.0  # share of its GPU that a MIG device is, by compute slices; 1 for a whole GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +305,46 @@ class SourceRun(Row):
     error: str = ""
     next_step: str = ""
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuJob(Row):
+    """One entry of the GPU job ledger: a container run was given a set of GPUs ("open"), or that ended ("close").
+
+    Entries are only ever appended; a job is the entries of one `job_id`. `hash` covers the canonical row and
+    `previous_hash`, so a chain (one per collector) shows any entry edited, removed or moved. A "gap" entry says from
+    when to when nobody looked.
+    """
+
+    table: ClassVar[str] = "gpu_jobs"
+    at: datetime  # when the entry was written
+    chain: str
+    sequence: int
+    entry: str  # "open" | "close" | "gap"
+    job_id: str
+    host: str
+    tenant: str
+    team: str = ""
+    user: str = ""
+    workload: str = ""
+    container_key: str = ""
+    container_id: str = ""
+    container_name: str = ""
+    image: str = ""
+    image_digest: str = ""
+    gpu_uuids: tuple[str, ...] = ()
+    gpu_names: tuple[str, ...] = ()
+    gpu_count: float = 0.0  # whole GPUs; a MIG device counts as its share
+    started_at: datetime
+    ended_at: datetime | None = None
+    duration_seconds: float | None = None
+    gpu_hours: float | None = None
+    energy_joules: float | None = None
+    exit_code: int | None = None
+    end_reason: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict[str, str])  # field -> where the fact comes from
+    previous_hash: str = ""
+    hash: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,5 +406,5 @@ class Scope:
 
 ROW_TYPES: tuple[type[Row], ...] = (
     ContainerSample, GpuSample, ContainerGpuSample, InferenceSample, Histogram,
-    Event, Container, Gpu, Host, SourceRun,
+    Event, Container, Gpu, Host, SourceRun, GpuJob,
 )  # fmt: skip

@@ -249,6 +249,7 @@ class _Loader:
         for low, high in (
             ("error_warning_ratio", "error_critical_ratio"),
             ("ttft_warning_seconds", "ttft_critical_seconds"),
+            ("idle_sm_ratio", "busy_sm_ratio"),
         ):
             if getattr(alerts, low) > getattr(alerts, high):
                 found = getattr(alerts, high)

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from fleet.gpu_time import is_edge
+
 Value = str | int | float | bool | tuple[str, ...]
 Complaint = tuple[str, str]
 Rule = Callable[[Value], Complaint | None]
@@ -53,6 +55,13 @@ def positive(value: Value) -> Complaint | None:
     if isinstance(value, int | float) and 0 < value < float("inf"):
         return None
     return "not above 0", "a number above 0"
+
+
+def activity_edge(value: Value) -> Complaint | None:
+    """A share of activity on the edge of a stored bucket, so that history can be told by it."""
+    if isinstance(value, int | float) and is_edge(float(value)):
+        return None
+    return "between two steps", "0 to 0.1 in steps of 0.01, or 0.1 to 1 in steps of 0.05"
 
 
 def port(value: Value) -> Complaint | None:

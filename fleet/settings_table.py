@@ -16,6 +16,7 @@ from urllib.parse import quote
 from fleet.settings_rules import (
     Rule,
     Value,
+    activity_edge,
     at_least,
     between,
     file_size,
@@ -232,7 +233,10 @@ class AlertSettings:
     ttft_warning_seconds: float = setting(2.0, "p95 of the time to the first token", unit="seconds", rule=positive)
     ttft_critical_seconds: float = setting(5.0, "p95 of the time to the first token", unit="seconds", rule=positive)
     restarts_critical: int = setting(3, "Restarts in the window looked at", unit="restarts", rule=at_least(1))
-    idle_sm_ratio: float = setting(0.05, "A held GPU below this activity is idle", unit="ratio 0-1", rule=between(0, 1))
+    idle_sm_ratio: float = setting(0.05, "A held GPU below this activity is idle", unit="ratio 0-1", rule=activity_edge)
+    busy_sm_ratio: float = setting(
+        0.5, "A GPU from this activity on is busy; between the two its use is low", unit="ratio 0-1", rule=activity_edge
+    )
     idle_warning_seconds: float = setting(3600.0, "... for this long", unit="seconds", rule=positive)
     gpu_hot_celsius: float = setting(87.0, "GPU temperature", unit="°C", rule=between(30, 150))
 

@@ -36,6 +36,7 @@ class Thresholds:
     ttft_critical_seconds: float = 5.0
     restarts_critical: int = 3
     idle_sm_ratio: float = 0.05
+    busy_sm_ratio: float = 0.5
     idle_warning_seconds: float = 3600.0
     gpu_hot_celsius: float = 87.0
 

@@ -34,6 +34,7 @@ _PARTITION_PREFIX = {
     "histograms": 10,
     "source_runs": 10,
     "events": 7,
+    "gpu_jobs": 7,
 }
 
 

@@ -88,7 +88,10 @@ def render_cluster(cluster: str) -> list[str]:
     for migration in load():
         for statement in migration.statements():
             statements.append(_PLACEHOLDER.sub(value, statement))
-            created = re.search(r"\{table:(\w+)\}", statement)
+            if statement.startswith("ALTER TABLE"):
+                # The Distributed table has its own list of columns, without codecs of its own to keep.
+                statements.append(re.sub(r"\{table:(\w+)\}", rf"\1 {on_cluster}", statement))
+            created = re.match(r"CREATE TABLE IF NOT EXISTS \{table:(\w+)\}", statement)
             if created:
                 key = next(
                     (name for name in _SHARDING_KEYS if re.search(rf"^\s+{name} ", statement, re.MULTILINE)), "host"
