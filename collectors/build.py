@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from collectors.base import Source
+from collectors.known_containers import KnownContainers
 from fleet.inventory import Inventory
 from fleet.settings import Settings, SettingsError, TenantRule, load_settings, masked
 from fleet.tenancy import Tenancy, TenancyError
@@ -22,11 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def docker_sources(
-    settings: Settings, inventory: Inventory, images_before: Mapping[str, Mapping[str, str]] | None = None
+    settings: Settings,
+    inventory: Inventory,
+    images_before: Mapping[str, Mapping[str, str]] | None = None,
+    known_before: KnownContainers | None = None,
 ) -> list[Source]:
     """One source for each daemon. Raises SettingsError when the tenant rules cannot be used.
 
     images_before: host -> container_key -> image id of an earlier run, so that a change while we were away is seen.
+    known_before: host -> containers that the store knows, so that one removed while we were away is seen.
     """
     if not settings.docker:
         return []
@@ -35,7 +40,8 @@ def docker_sources(
     tenancy = build_tenancy(settings)
     known = images_before or {}
     return [
-        DockerSource(daemon, tenancy, inventory, images_before=known.get(daemon.name)) for daemon in settings.docker
+        DockerSource(daemon, tenancy, inventory, images_before=known.get(daemon.name), known_before=known_before)
+        for daemon in settings.docker
     ]
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import cast
 
-from fleet.allocation import request_from_inspect
-from fleet.inventory import ContainerFacts, GpuRequest
+from fleet.allocation import Allocation, request_from_inspect, resolve
+from fleet.inventory import ContainerFacts, HostGpu
 from fleet.model import Container
 from fleet.redaction import inert, redact_labels, redact_text
 from fleet.tenancy import COMPOSE_PROJECT, COMPOSE_SERVICE, Tenancy, container_key
@@ -82,7 +82,7 @@ def facts_from_inspect(
     reference = _text(config.get("Image"))
     tenant = tenancy.resolve(name, reference, labels)
     gpu = request_from_inspect(inspect)
-    gpu = GpuRequest(kind=gpu.kind, count=gpu.count, ids=gpu.ids, text=inert(redact_text(gpu.text), 256))
+    gpu = replace(gpu, text=inert(redact_text(gpu.text), 256))
     status = _text(state.get("Status")).lower()
     ports = _mapping(network.get("Ports"))
     row = Container(
@@ -115,6 +115,7 @@ def facts_from_inspect(
         cpu_limit_cores=_cpu_limit(host_config),
         memory_limit_bytes=_integer(host_config.get("Memory")) or None,
         gpu_request=gpu.text,
+        gpu_request_kind=gpu.kind,
         privileged=host_config.get("Privileged") is True,
     )
     networks = {key: _mapping(value) for key, value in _mapping(network.get("Networks")).items()}
@@ -134,6 +135,13 @@ def facts_from_inspect(
         host_network=_text(host_config.get("NetworkMode")) == "host",
         gpu=gpu,
     )  # fmt: skip
+
+
+def with_gpus(facts: ContainerFacts, gpus: Sequence[HostGpu] | None) -> ContainerFacts:
+    """The facts with the request resolved on the host's full list; without a list nothing is known of either."""
+    found = Allocation() if gpus is None else resolve(facts.gpu, gpus)
+    unresolved = tuple(inert(redact_text(name), 128) for name in found.unresolved)
+    return replace(facts, row=replace(facts.row, gpu_uuids=found.uuids, gpu_unresolved=unresolved))
 
 
 def place_from_inspect(inspect: Mapping[str, object]) -> Place:

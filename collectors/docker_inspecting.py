@@ -70,9 +70,7 @@ class Inspector:
             except ValueError as error:
                 gaps.append(Gap(subject=key[:12], reason="malformed", detail=f"not inspected: {error}"))
                 continue
-            event = self._containers.inspected(key, facts, place_from_inspect(answer))
-            if event is not None:
-                events.append(event)
+            events += self._containers.inspected(key, facts, place_from_inspect(answer))
         return events, gaps
 
     def _learn_images(self, inspections: Sequence[Mapping[str, object]], deadline: float) -> None:

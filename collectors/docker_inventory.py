@@ -1,7 +1,8 @@
 """What one daemon runs, kept up to date with as few inspections as possible.
 
 A container is inspected when it is new, when its line in the list changed, when an event names it, when events may
-have been missed, and once in a long interval. Everything else is remembered.
+have been missed, and once in a long interval; one that asks for a GPU and waits for its first start more often, as
+a failed start sends no event and changes no line. Everything else is remembered.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from zlib import crc32
 
-from collectors.containers import LIVE_STATES, Listed, Place
+from collectors.containers import LIVE_STATES, Listed, Place, with_gpus
 from collectors.docker_events import DockerMessage
-from fleet.inventory import ContainerFacts
+from fleet.gpu_start import start_failure
+from fleet.inventory import ContainerFacts, HostGpu
 from fleet.model import Container, Event
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_LOOK = frozenset({"kill", "oom"})  # announced by a die or by nothing: the facts are the same
 REPEAT_SECONDS = 3600.0
+_START_CHECK_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class Known:
     stored: Container | None = None
     stored_at_seconds: float = 0.0
     unstored: bool = False
+    looked_at_seconds: float = 0.0
 
     @property
     def is_live(self) -> bool:
@@ -114,12 +119,31 @@ class DockerInventory:
         self._lives: dict[str, Life] = {}
         self._dirty: set[str] = set()
         self._gone: list[Known] = []
+        self._before: dict[str, Container] = {}
+        self._failures: dict[str, str] = {}
+        self._gpus: Sequence[HostGpu] | None = None
         self._swept_at: float | None = None
         self._baseline_nanoseconds = 0
 
     def begin(self, baseline_nanoseconds: int) -> None:
         """Events up to this moment of the daemon's clock happened before we looked; they count for nothing here."""
         self._baseline_nanoseconds = baseline_nanoseconds
+
+    def remember(self, before: Mapping[str, Container]) -> None:
+        """What the store knew of this host before: what the next list lacks was removed while nobody looked."""
+        self._before = dict(before)
+        self._failures = {key: row.error for key, row in before.items() if row.error} | self._failures
+
+    def resolve_gpus(self, gpus: Sequence[HostGpu] | None) -> None:
+        """Resolve every request on the host's list; rows that change by it are stored again. None: no list yet."""
+        if gpus == self._gpus:
+            return
+        self._gpus = gpus
+        for known in self._known.values():
+            if known.facts is not None:
+                found = with_gpus(known.facts, gpus)
+                known.unstored |= found.row != known.facts.row
+                known.facts = found
 
     def observe(
         self, listing: Iterable[Listed], messages: Sequence[DockerMessage], *, missed: bool, now: float
@@ -139,27 +163,32 @@ class DockerInventory:
                 self._dirty.add(container_id)
                 continue
             known.listed = entry
-            if entry.fingerprint != known.fingerprint:
+            if entry.fingerprint != known.fingerprint or _may_have_failed(known, now):
                 self._dirty.add(container_id)
         if first or missed or (self._swept_at or 0.0) + self._inspect_interval_seconds <= now:
             self._swept_at = now
             self._dirty.update(current)
         self._dirty.intersection_update(current)
+        for container_id in self._dirty:
+            self._known[container_id].looked_at_seconds = now
         for container_id in self._lives.keys() - current.keys():
             del self._lives[container_id]
+        for container_id in self._failures.keys() - current.keys():
+            del self._failures[container_id]
         return tuple(sorted(self._dirty, key=lambda key: (not self._known[key].is_live, key)))
 
     def look_again(self, container_id: str) -> None:
         """Inspect this container in the next poll."""
         self._dirty.add(container_id)
 
-    def inspected(self, container_id: str, facts: ContainerFacts, place: Place) -> Event | None:
-        """Take in one inspection; the event of a changed image, if that is what it shows."""
+    def inspected(self, container_id: str, facts: ContainerFacts, place: Place) -> tuple[Event, ...]:
+        """Take in one inspection; the events that it shows: a changed image, a start that failed for a GPU reason."""
         known = self._known[container_id]
         self._dirty.discard(container_id)
-        known.facts, known.place, known.fingerprint, known.unstored = facts, place, known.listed.fingerprint, True
+        known.facts, known.place = with_gpus(facts, self._gpus), place
+        known.fingerprint, known.unstored = known.listed.fingerprint, True
         known.life.see(facts.row)
-        return self._image_change(facts.row)
+        return tuple(event for event in (self._image_change(facts.row), self._start_failure(facts.row)) if event)
 
     def vanished(self, container_id: str) -> None:
         """It was in the list and is not there any more."""
@@ -194,6 +223,9 @@ class DockerInventory:
             rows.append(replace(row, seen_at=at))
         gone, self._gone = self._gone, []
         rows += [replace(known.facts.row, seen_at=at, removed=True) for known in gone if known.facts is not None]
+        for container_id in self._before.keys() - self._known.keys() - {known.listed.container_id for known in gone}:
+            rows.append(replace(self._before[container_id], seen_at=at, removed=True))
+        self._before = {}
         return rows
 
     def _bury(self, container_id: str) -> None:
@@ -231,3 +263,34 @@ class DockerInventory:
             detail=f"image {before[:19]} was replaced by {row.image_id[:19]}",
             attributes={"image": row.image, "image_id": row.image_id, "image_id_before": before},
         )
+
+    def _start_failure(self, row: Container) -> Event | None:
+        told = self._failures.get(row.container_id, "")
+        if row.error:
+            self._failures[row.container_id] = row.error
+        else:
+            self._failures.pop(row.container_id, None)
+        failure = start_failure(row.error)
+        if failure is None or row.error == told:
+            return None
+        return Event(
+            at=row.seen_at,
+            event_id=f"docker:{self._host}:gpu_start_failed:{row.container_id[:16]}:{crc32(row.error.encode()):08x}",
+            host=self._host,
+            tenant=row.tenant,
+            container_key=row.container_key,
+            container_id=row.container_id,
+            source="docker",
+            kind="gpu_start_failed",
+            severity="warning",
+            title=f"{row.name} could not start: {failure.what}",
+            detail=failure.next_step,
+            attributes={"image": row.image, "request": row.gpu_request, "error": row.error},
+        )
+
+
+def _may_have_failed(known: Known, now: float) -> bool:
+    """It asks for a GPU and has never run: whether a start failed since can only be seen by inspecting it."""
+    if known.facts is None or known.listed.state != "created" or known.facts.gpu.kind in {"none", "privileged"}:
+        return False
+    return known.looked_at_seconds + _START_CHECK_SECONDS <= now

@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from fleet.inventory import GpuRequest
+from fleet.inventory import GpuRequest, HostGpu
 
 _TEXT_LIMIT = 200
 _VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
-# Set by swarm for node-generic-resources; the toolkit reads it instead of the usual variable when configured to.
-_SWARM_RESOURCE = "DOCKER_RESOURCE_GPU"
+# Set by swarm for node-generic-resources, named after the resource ("GPU", "NVIDIA-GPU"); the toolkit reads it instead
+# of the usual variable when `swarm-resource` of its config.toml says so.
+_SWARM_RESOURCE = re.compile(r"DOCKER_RESOURCE_(?:[A-Za-z0-9_-]+[_-])?GPU", re.IGNORECASE)
 _VOLUME_MOUNT_ROOT = "/var/run/nvidia-container-devices/"
+# An image of CUDA 9 or older says which CUDA it has and not what driver that needs; unset then means "all".
+_CUDA_VERSION, _CUDA_NEEDS = "CUDA_VERSION", "NVIDIA_REQUIRE_CUDA"
 _CDI_ANNOTATION = "cdi.k8s.io/"
 _CARD_NODE = re.compile(r"/dev/nvidia(\d+)")
 _CDI_NAME = re.compile(r"(?P<vendor>[A-Za-z0-9._-]+)/(?P<kind>[A-Za-z0-9._-]+)=(?P<name>.+)")
@@ -28,24 +31,10 @@ _INDEX = re.compile(r"(?:gpu)?(\d+)")
 _LEGACY_MIG = re.compile(r"MIG-(?P<parent>GPU-[0-9a-f-]+)/(?P<gi>\d+)/(?P<ci>\d+)", re.IGNORECASE)
 # Shorter prefixes name too much to be believed: "GPU-" plus at least four digits.
 _SHORTEST_PREFIX = len("GPU-") + 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostGpu:
-    """One GPU or MIG device as the driver lists it; `index` counts whole GPUs in NVML (PCI bus) order.
-
-    A MIG device has `parent_uuid` and its place on the parent (`mig_index`, and the instance ids).
-    """
-
-    uuid: str
-    index: int
-    name: str = ""
-    minor_number: int | None = None
-    mig_enabled: bool = False
-    parent_uuid: str = ""
-    mig_index: int | None = None
-    gpu_instance: int | None = None
-    compute_instance: int | None = None
+# No host has more devices; the daemon itself takes any count and any list, and these texts are a stranger's.
+_MOST_DEVICES = 256
+# Classes of nvidia.com that are GPUs; others (imex-channel, gds, mofed) are no device that NVML lists.
+_CDI_GPU_KINDS = frozenset({"gpu", "mig"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +74,7 @@ def resolve(request: GpuRequest, gpus: Sequence[HostGpu]) -> Allocation:
             return Allocation(uuids=_all_usable(gpus))
         case "count":
             # Moby turns Count N into indices 0..N-1: two containers with `--gpus 1` share GPU 0.
-            return _look_up(tuple(str(index) for index in range(request.count)), gpus, _by_name)
+            return _look_up(tuple(str(index) for index in range(min(request.count, _MOST_DEVICES))), gpus, _by_name)
         case "ids":
             return _look_up(request.ids, gpus, _by_name)
         case "device_nodes":
@@ -109,8 +98,9 @@ def _from_device_requests(host_config: Mapping[str, object]) -> GpuRequest:
     if len(ours) == 1:
         return GpuRequest(kind=ours[0].kind, count=ours[0].count, ids=ours[0].ids, text=text)
     # A count beside ids is the same as naming the first indices (see resolve).
-    ids = [name for one in ours for name in (one.ids or tuple(str(index) for index in range(one.count)))]
-    return GpuRequest(kind="ids", ids=tuple(dict.fromkeys(ids)), text=text)
+    indices = [str(index) for index in range(max(min(one.count, _MOST_DEVICES) for one in ours))]
+    ids = [*indices, *(name for one in ours for name in one.ids)]
+    return GpuRequest(kind="ids", ids=tuple(dict.fromkeys(ids))[:_MOST_DEVICES], text=text)
 
 
 def _device_request(item: Mapping[str, object]) -> GpuRequest:
@@ -123,8 +113,8 @@ def _device_request(item: Mapping[str, object]) -> GpuRequest:
     text = _gpus_option(driver, count, ids, capabilities)
     if driver not in {"", "nvidia"} or not (driver == "nvidia" or {"gpu", "nvidia"} & set(capabilities)):
         return GpuRequest(text=text)  # another vendor or another kind of device: shown, but not NVML's
-    if ids:
-        return GpuRequest(kind="all", text=text) if "all" in ids else GpuRequest(kind="ids", ids=ids, text=text)
+    if ids:  # the hook gets them as NVIDIA_VISIBLE_DEVICES, so its words mean the same here
+        return _from_values(ids, text)
     if count < 0:
         return GpuRequest(kind="all", text=text)
     return GpuRequest(kind="count", count=count, text=text) if count else GpuRequest(text=text)
@@ -141,18 +131,19 @@ def _gpus_option(driver: str, count: int, ids: Sequence[str], capabilities: Sequ
 
 def _from_cdi_names(names: Sequence[str]) -> GpuRequest:
     text = " ".join(f"--device {name}" for name in names)
-    ids = tuple(name for name in names if _nvidia_cdi_device(name))
+    ids = tuple(dict.fromkeys(name for name in names if _nvidia_cdi_device(name)))[:_MOST_DEVICES]
     if any(_nvidia_cdi_device(name) == "all" for name in ids):
         return GpuRequest(kind="all", text=text)
     return GpuRequest(kind="ids", ids=ids, text=text) if ids else GpuRequest(text=text)
 
 
 def _nvidia_cdi_device(name: str) -> str:
-    """The device part of `nvidia.com/gpu=0` (also runtime. and management.nvidia.com); "" for another vendor's."""
+    """The device part of `nvidia.com/gpu=0` (also runtime. and management.nvidia.com); "" for anything else."""
     match = _CDI_NAME.fullmatch(name)
-    if match is None or not (match["vendor"] == "nvidia.com" or match["vendor"].endswith(".nvidia.com")):
+    if match is None or match["kind"] not in _CDI_GPU_KINDS:
         return ""
-    return match["name"]
+    vendor = match["vendor"]
+    return match["name"] if vendor == "nvidia.com" or vendor.endswith(".nvidia.com") else ""
 
 
 def _from_runtime(inspect: Mapping[str, object], host_config: Mapping[str, object]) -> GpuRequest:
@@ -172,19 +163,26 @@ def _from_runtime(inspect: Mapping[str, object], host_config: Mapping[str, objec
     if mounted := _mounted_ids(host_config):
         return _from_values(mounted, f"-v /dev/null:{_VOLUME_MOUNT_ROOT}{{{','.join(mounted)}}} (runtime {runtime})")
     environment = _environment(inspect)
-    for variable in (_SWARM_RESOURCE, _VISIBLE_DEVICES):
-        if value := environment.get(variable, "").strip():
-            return _from_values(value.split(","), f"{variable}={value} (runtime {runtime})")
+    # The toolkit joins all variables it is told to prefer; which those are stands on the host, so all swarm ones count.
+    swarm = sorted(name for name in environment if _SWARM_RESOURCE.fullmatch(name) and environment[name].strip())
+    for names in (swarm, [_VISIBLE_DEVICES] if _VISIBLE_DEVICES in environment else []):
+        if names:
+            values = [value for name in names for value in environment[name].split(",")]
+            shown = " ".join(f"{name}={environment[name].strip()}" for name in names)
+            return _from_values(values, f"{shown} (runtime {runtime})")
+    if environment.get(_CUDA_VERSION) and not environment.get(_CUDA_NEEDS):
+        return GpuRequest(kind="all", text=f"an image of CUDA 9 or older (runtime {runtime})")
     return GpuRequest()
 
 
 def _from_values(values: Sequence[str], text: str) -> GpuRequest:
     ids = tuple(dict.fromkeys(value.strip() for value in values if value.strip()))
     shown = _shorten(text)
+    if "void" in ids:  # anywhere in the list it means: no device, no driver files
+        return GpuRequest(text=shown)
     if "all" in ids or any(_nvidia_cdi_device(value) == "all" for value in ids):
         return GpuRequest(kind="all", text=shown)
-    # "none" mounts the driver files without a GPU, "void" not even those.
-    ids = tuple(value for value in ids if value not in {"none", "void"})
+    ids = tuple(value for value in ids if value != "none")[:_MOST_DEVICES]  # "none": driver files without a GPU
     return GpuRequest(kind="ids", ids=ids, text=shown) if ids else GpuRequest(text=shown)
 
 
@@ -194,15 +192,27 @@ def _mounted_ids(host_config: Mapping[str, object]) -> tuple[str, ...]:
         mount = _mapping(item)
         if _text(mount.get("Source")) == "/dev/null":
             targets.append(_text(mount.get("Target")))
-    return tuple(target.removeprefix(_VOLUME_MOUNT_ROOT) for target in targets if target.startswith(_VOLUME_MOUNT_ROOT))
+    found = [target.removeprefix(_VOLUME_MOUNT_ROOT) for target in targets if target.startswith(_VOLUME_MOUNT_ROOT)]
+    return tuple(name for one in found if (name := _mounted_id(one.strip("/"))))
+
+
+def _mounted_id(path: str) -> str:
+    """The id of a path below the root: itself, or `cdi/vendor/class/name` as a CDI name; "" for an IMEX channel."""
+    if path.startswith("imex/"):
+        return ""
+    if not path.startswith("cdi/"):
+        return path
+    name = path.removeprefix("cdi/")
+    parts = name.split("/", 2)
+    return name if "=" in name else f"{parts[0]}/{parts[1]}={parts[2]}" if len(parts) == 3 else ""
 
 
 def _environment(inspect: Mapping[str, object]) -> dict[str, str]:
-    """Only the two variables that name GPUs: nothing else of the environment is looked at."""
+    """Only the variables that decide about GPUs: nothing else of the environment is looked at."""
     found: dict[str, str] = {}
     for entry in _texts(_mapping(inspect.get("Config")).get("Env")):
         name, _, value = entry.partition("=")
-        if name in {_VISIBLE_DEVICES, _SWARM_RESOURCE}:
+        if name in {_VISIBLE_DEVICES, _CUDA_VERSION, _CUDA_NEEDS} or _SWARM_RESOURCE.fullmatch(name):
             found[name] = value
     return found
 
@@ -213,7 +223,7 @@ def _from_device_nodes(_inspect: Mapping[str, object], host_config: Mapping[str,
     numbers = [match[1] for node in nodes if (match := _CARD_NODE.fullmatch(node))]
     if not numbers:
         return GpuRequest()
-    ids = tuple(dict.fromkeys(numbers))
+    ids = tuple(dict.fromkeys(numbers))[:_MOST_DEVICES]
     return GpuRequest(
         kind="device_nodes", ids=ids, text=_shorten(" ".join(f"--device /dev/nvidia{number}" for number in ids))
     )

@@ -1,7 +1,8 @@
 """Who runs where, right now: the container facts that sources hand to one another.
 
 The Docker source publishes a snapshot per host after each poll; the NVML and Prometheus sources read it to
-turn PIDs, GPU ids and addresses into containers. Sources never import each other: this is their only meeting point.
+turn PIDs, GPU ids and addresses into containers. The NVML source publishes its host's GPUs, on which the Docker source
+resolves what containers ask for. Sources never import each other: this is their only meeting point.
 """
 
 from __future__ import annotations
@@ -25,6 +26,24 @@ class GpuRequest:
     count: int = 0
     ids: tuple[str, ...] = ()
     text: str = ""  # as a person would have typed it, e.g. '--gpus device=0,1'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostGpu:
+    """One GPU or MIG device as the driver lists it; `index` counts whole GPUs in NVML (PCI bus) order.
+
+    A MIG device has `parent_uuid` and its place on the parent (`mig_index`, and the instance ids).
+    """
+
+    uuid: str
+    index: int
+    name: str = ""
+    minor_number: int | None = None
+    mig_enabled: bool = False
+    parent_uuid: str = ""
+    mig_index: int | None = None
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +77,7 @@ class Inventory:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._hosts: dict[str, HostInventory] = {}
+        self._gpus: dict[str, tuple[HostGpu, ...]] = {}
 
     def publish(self, snapshot: HostInventory) -> None:
         """Replace the snapshot of one host."""
@@ -68,3 +88,21 @@ class Inventory:
         """Newest snapshot of each host, by host name."""
         with self._lock:
             return tuple(self._hosts[name] for name in sorted(self._hosts))
+
+    def publish_gpus(self, host: str, gpus: tuple[HostGpu, ...]) -> None:
+        """Replace the GPU list of this machine, under its host name; an empty list says nothing and is left out."""
+        if gpus:
+            with self._lock:
+                self._gpus[host] = gpus
+
+    def host_gpus(self, host: str, *, local: bool) -> tuple[HostGpu, ...] | None:
+        """The full GPU list of a daemon's host; None while nobody has listed it.
+
+        local: the daemon runs on this machine. Its name may then differ from the one the GPUs are known under (a
+        second daemon, a rootless one), and the only list there is, is that of this machine.
+        """
+        with self._lock:
+            found = self._gpus.get(host)
+            if found is None and local and len(self._gpus) == 1:
+                found = next(iter(self._gpus.values()))
+            return found

@@ -45,6 +45,7 @@ from collectors.docker_inspecting import Inspector
 from collectors.docker_inventory import REPEAT_SECONDS, DockerInventory
 from collectors.docker_reading import StatisticsReader
 from collectors.docker_statistics import Sampler, lifetime_of
+from collectors.known_containers import KnownContainers
 from collectors.ssh_bridge import SshBridge
 from fleet.inventory import HostInventory, Inventory
 from fleet.model import ContainerSample, Gap, Host, Row
@@ -242,9 +243,13 @@ class DockerSource:
         inventory: Inventory,
         *,
         images_before: Mapping[str, str] | None = None,
+        known_before: KnownContainers | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """images_before: container_key -> image id of an earlier run. Raises SourceError for plain tcp not allowed."""
+        """images_before: container_key -> image id of an earlier run; known_before: the store's containers of a host.
+
+        Raises SourceError for plain tcp that is not allowed.
+        """
         self._daemon = daemon if daemon.name else replace(daemon, name=urlsplit(daemon.url).hostname or "local")
         self._host = self._daemon.name
         self._tenancy = tenancy
@@ -254,6 +259,9 @@ class DockerSource:
         self._containers = DockerInventory(
             self._host, inspect_interval_seconds=daemon.inspect_interval_seconds, images_before=images_before
         )
+        self._known_before = known_before
+        self._memory = BoundedCalls(f"known-before-{self._host}", monotonic)
+        self._remembered_at: float | None = None
         self._sampler = Sampler(daemon.interval_seconds)
         self._events = EventListener(
             self._api.events,
@@ -305,6 +313,7 @@ class DockerSource:
         # From here on nothing raises, so what was heard and seen is told exactly once.
         if self._missed:
             self._looked_at_all = now
+        self._remember(now)
         waiting = self._containers.observe(listing, self._pending, missed=self._missed, now=now)
         self._missed = False
         events, gaps = self._inspector.inspect(waiting, at, deadline)
@@ -313,6 +322,7 @@ class DockerSource:
             row for message in self._pending if (row := event_row(message, host=self._host, tenancy=self._tenancy))
         ]
         self._pending = []
+        self._containers.resolve_gpus(self._inventory.host_gpus(self._host, local=self._is_local()))
         containers = self._containers.rows(at, now)
         self._publish(at)
         rows: list[Row] = [*self._host_rows(at, now), *containers, *samples, *events]
@@ -344,6 +354,25 @@ class DockerSource:
         self._info_at = now
         self._addresses = frozenset()
         self._inspector.forget_images()  # a push gives an old image a digest
+
+    def _remember(self, now: float) -> None:
+        """Once after the start, what the store knew: a container removed while we were down is in no list and event."""
+        if self._known_before is None:
+            return
+        if self._remembered_at is not None and now - self._remembered_at < _BLIND_SECONDS:
+            return
+        self._remembered_at = now
+        # A store that is away must not cost the poll its time: it is asked again a minute later.
+        ask = partial(self._known_before, self._host)
+        before = self._memory.each({"": ask}, now + 0.25 * self.timeout_seconds, workers=1).get("")
+        if before is not None:
+            self._containers.remember(before)
+            self._known_before = None
+
+    def _is_local(self) -> bool:
+        """The daemon runs on this machine and its PIDs are ours to read."""
+        live = any(each.is_live for each in self._containers.containers())
+        return self._is_unix and (self._reader.host_pids or not live)
 
     def _sample(self, at: datetime, now: float, deadline: float, gaps: list[Gap]) -> list[ContainerSample]:
         known = self._containers.containers()
@@ -388,10 +417,8 @@ class DockerSource:
             self._addresses = host_addresses(
                 self._info, host=self._host, url=self._daemon.url, proc_root=self._daemon.proc_root, containers=facts
             )
-        live = any(each.is_live for each in known)
-        local = self._is_unix and (self._reader.host_pids or not live)
         self._inventory.publish(
-            HostInventory(host=self._host, at=at, local=local, containers=facts, addresses=self._addresses)
+            HostInventory(host=self._host, at=at, local=self._is_local(), containers=facts, addresses=self._addresses)
         )
 
 

@@ -210,6 +210,7 @@ class NvmlSource:
             if int(index) not in unopened:
                 words = nvml_error(code)
                 gaps.append(Gap(subject=f"GPU {index}", reason=words.reason, detail=words.words))
+        self._inventory.publish_gpus(self.target, self.gpu_list())
         if due.processes:
             inventories = [one for one in self._inventory.hosts() if one.local]
             shares, unresolved = self._shares.rows(

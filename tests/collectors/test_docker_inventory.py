@@ -8,10 +8,12 @@ from datetime import UTC, datetime, timedelta
 from collectors.containers import Listed, Place
 from collectors.docker_events import DockerMessage
 from collectors.docker_inventory import DockerInventory, Life
-from fleet.inventory import ContainerFacts
+from fleet.inventory import ContainerFacts, GpuRequest, HostGpu
 from fleet.model import Container
 
 AT = datetime(2026, 11, 22, 6, tzinfo=UTC)
+NO_RUNTIME = 'could not select device driver "" with capabilities: [[gpu]]'
+GPUS = (HostGpu(uuid="GPU-a", index=0), HostGpu(uuid="GPU-b", index=1))
 
 
 def entry(name: str, state: str = "running", mark: int = 0) -> Listed:
@@ -108,18 +110,16 @@ def test_an_image_change_is_told_when_the_new_container_runs() -> None:
     inventory = started("a")
     inventory.observe([entry("b")], [], missed=False, now=5)
     created = facts("b", container_key="h:a", image_id="sha256:2", image="app:2", state="created")
-    assert inventory.inspected("b", created, Place()) is None
-    event = inventory.inspected("b", replace(created, row=replace(created.row, state="running")), Place())
-    assert event is not None
+    assert inventory.inspected("b", created, Place()) == ()
+    (event,) = inventory.inspected("b", replace(created, row=replace(created.row, state="running")), Place())
     assert (event.kind, event.container_key, event.at) == ("image_change", "h:a", AT)
-    assert inventory.inspected("b", replace(created, row=replace(created.row, state="running")), Place()) is None
+    assert inventory.inspected("b", replace(created, row=replace(created.row, state="running")), Place()) == ()
 
 
 def test_a_deploy_while_we_were_not_looking_is_told_from_the_images_of_before() -> None:
     inventory = DockerInventory("h", images_before={"h:a": "sha256:0"})
     inventory.observe([entry("a")], [], missed=False, now=0)
-    event = inventory.inspected("a", facts("a"), Place())
-    assert event is not None
+    (event,) = inventory.inspected("a", facts("a"), Place())
     assert event.attributes["image_id_before"] == "sha256:0"
 
 
@@ -173,3 +173,104 @@ def test_an_oom_kill_that_only_one_witness_saw_counts() -> None:
     assert life.tell() == (0, 0)
     life.ooms_by_cgroup = 3
     assert life.tell() == (0, 2)
+
+
+def wants(name: str, request: GpuRequest, **changes: object) -> ContainerFacts:
+    """A container that asks for GPUs."""
+    return replace(facts(name, gpu_request_kind=request.kind, **changes), gpu=request)
+
+
+def test_requests_are_resolved_when_the_hosts_gpus_become_known_and_rows_are_sent_again() -> None:
+    inventory = DockerInventory("h")
+    inventory.observe([entry("a"), entry("b")], [], missed=False, now=0)
+    inventory.inspected("a", wants("a", GpuRequest(kind="ids", ids=("1", "7"))), Place())
+    inventory.inspected("b", facts("b"), Place())
+    inventory.resolve_gpus(None)
+    assert [(row.gpu_uuids, row.gpu_unresolved) for row in inventory.rows(AT, 0)] == [((), ()), ((), ())]
+    inventory.resolve_gpus(GPUS)
+    assert [(row.name, row.gpu_uuids, row.gpu_unresolved) for row in inventory.rows(AT, 5)] == [
+        ("a", ("GPU-b",), ("7",))
+    ]
+    inventory.resolve_gpus(GPUS)
+    assert inventory.rows(AT, 10) == []
+    # One inspected later is resolved at once, and what others are told of it is resolved too.
+    inventory.observe([entry("a"), entry("b"), entry("c")], [], missed=False, now=15)
+    inventory.inspected("c", wants("c", GpuRequest(kind="count", count=1)), Place())
+    assert [row.gpu_uuids for row in inventory.rows(AT, 15)] == [("GPU-a",)]
+    assert {known.facts.row.gpu_uuids for known in inventory.containers() if known.facts} == {
+        ("GPU-b",), (), ("GPU-a",),
+    }  # fmt: skip
+
+
+def test_a_changed_gpu_list_changes_only_the_rows_it_concerns() -> None:
+    inventory = DockerInventory("h")
+    inventory.resolve_gpus(GPUS)
+    inventory.observe([entry("a"), entry("b")], [], missed=False, now=0)
+    inventory.inspected("a", wants("a", GpuRequest(kind="all")), Place())
+    inventory.inspected("b", wants("b", GpuRequest(kind="ids", ids=("0",))), Place())
+    inventory.rows(AT, 0)
+    inventory.resolve_gpus(GPUS[:1])  # GPU 1 fell off the bus
+    assert [(row.name, row.gpu_uuids) for row in inventory.rows(AT, 5)] == [("a", ("GPU-a",))]
+
+
+def test_a_start_that_failed_for_a_gpu_is_told_once_with_what_to_do() -> None:
+    inventory = DockerInventory("h")
+    request = GpuRequest(kind="all", text="--gpus all")
+    failed = wants("a", request, state="created", error=NO_RUNTIME, gpu_request="--gpus all", started_at=None)
+    inventory.observe([entry("a", "created")], [], missed=False, now=0)
+    assert inventory.inspected("a", wants("a", request, state="created"), Place()) == ()
+    (event,) = inventory.inspected("a", failed, Place())
+    assert (event.kind, event.severity, event.at) == ("gpu_start_failed", "warning", AT)
+    assert event.title == "a could not start: no NVIDIA runtime"
+    assert "nvidia-container-toolkit" in event.detail
+    assert event.attributes["request"] == "--gpus all"
+    assert inventory.inspected("a", failed, Place()) == ()
+    # It ran in between: the same failure is a new one.
+    inventory.inspected("a", wants("a", request), Place())
+    assert len(inventory.inspected("a", failed, Place())) == 1
+
+
+def test_a_start_that_failed_before_this_start_is_not_told_again() -> None:
+    failed = wants("a", GpuRequest(kind="all"), state="created", error=NO_RUNTIME)
+    inventory = DockerInventory("h")
+    inventory.remember({"a": failed.row})
+    inventory.observe([entry("a", "created")], [], missed=False, now=0)
+    assert inventory.inspected("a", failed, Place()) == ()
+
+
+def test_a_start_that_failed_for_another_reason_is_no_gpu_event() -> None:
+    inventory = DockerInventory("h")
+    inventory.observe([entry("a", "created")], [], missed=False, now=0)
+    failed = wants("a", GpuRequest(kind="all"), error="driver failed programming external connectivity: port in use")
+    assert inventory.inspected("a", failed, Place()) == ()
+
+
+def test_only_a_container_that_waits_for_its_first_start_with_a_gpu_is_looked_at_again() -> None:
+    inventory = DockerInventory("h")
+    listing = [entry("a", "created"), entry("b", "created"), entry("c"), entry("d", "created")]
+    inventory.observe(listing, [], missed=False, now=0)
+    inventory.inspected("a", wants("a", GpuRequest(kind="count", count=1)), Place())
+    inventory.inspected("b", facts("b"), Place())
+    inventory.inspected("c", wants("c", GpuRequest(kind="all")), Place())
+    inventory.inspected("d", wants("d", GpuRequest(kind="privileged")), Place())
+    assert inventory.observe(listing, [], missed=False, now=29) == ()
+    assert inventory.observe(listing, [], missed=False, now=30) == ("a",)
+    inventory.inspected("a", wants("a", GpuRequest(kind="count", count=1)), Place())
+    assert inventory.observe(listing, [], missed=False, now=35) == ()
+
+
+def test_what_the_store_knew_and_the_first_list_lacks_was_removed() -> None:
+    inventory = DockerInventory("h")
+    inventory.remember({"a": facts("a").row, "gone": facts("gone", gpu_uuids=("GPU-a",)).row})
+    inventory.observe([entry("a"), entry("b")], [], missed=False, now=0)
+    later = AT + timedelta(minutes=5)
+    rows = inventory.rows(later, 0)  # nothing is inspected yet, and "a" is not taken for removed
+    assert [(row.name, row.removed, row.seen_at, row.gpu_uuids) for row in rows] == [("gone", True, later, ("GPU-a",))]
+    assert inventory.rows(later, 5) == []
+
+
+def test_what_was_removed_between_a_late_memory_and_now_is_told_once() -> None:
+    inventory = started("a", "b")
+    inventory.remember({"a": facts("a").row, "old": facts("old").row})
+    inventory.observe([entry("b")], [], missed=False, now=5)
+    assert sorted((row.name, row.removed) for row in inventory.rows(AT, 5)) == [("a", True), ("old", True)]
