@@ -130,23 +130,52 @@ def hosts(found: Answer) -> None:
     panels.table(cells, columns, key="hosts", alt="Hosts with their versions and how they are read", shown_rows=8)
 
 
-def store(found: Answer) -> None:
-    """What the store holds."""
-    panels.title("Store", "rows of single cycles; rollups are kept longer")
+def endpoints(found: Answer) -> None:
+    """Metrics endpoints that belong to no container, with the reason; one line when all do."""
     rows = found.rows.to_pylist()
+    loose = [row for row in rows if row["state"] in ("ambiguous", "unjoined")]
+    panels.title("Endpoints without a container", f"{len(loose)} of {len(rows)} model servers" if rows else "")
+    if not loose:
+        words = f"All {len(rows)} model servers are joined" if rows else "No model server seen through Prometheus"
+        panels.nothing(words, Status.OK if rows else Status.NONE, height=80)
+        return
     columns = (
-        Column(name="table", label="table", width=170),
-        Column(name="rows", label="rows", width=80),
-        Column(name="oldest", label="oldest", width=120),
-        Column(name="newest", label="newest", width=120),
+        Column(name="state", label="", width=84),
+        Column(name="endpoint", label="endpoint", width=130),
+        Column(name="server", label="server", width=70),
+        Column(name="models", label="model", width=110),
+        Column(name="why", label="why not joined, and what to add"),
+    )
+    cells: Mapping[str, Sequence[Any]] = {
+        "state": [row["state"] for row in loose],
+        "endpoint": [row["endpoint"] for row in loose],
+        "server": [row["server"] for row in loose],
+        "models": [", ".join(row["models"]) for row in loose],
+        "why": [row["join_reason"] for row in loose],
+    }
+    panels.table(cells, columns, key="endpoints", alt="Model servers that were joined to no container", shown_rows=5)
+
+
+def store(found: Answer) -> None:
+    """What the store holds and how much room it takes."""
+    rows = found.rows.to_pylist()
+    whole = sum(row["bytes_on_disk"] for row in rows)
+    panels.title("Store", f"{fmt.size(whole)} on disk" if rows else "")
+    columns = (
+        Column(name="table", label="table", width=190),
+        Column(name="rows", label="rows", width=70),
+        Column(name="size", label="on disk", width=80),
+        Column(name="share", label="share", kind="bar", width=90),
+        Column(name="oldest", label="from", width=90),
     )
     cells: Mapping[str, Sequence[Any]] = {
         "table": [row["table"] for row in rows],
         "rows": [fmt.count(row["rows"]) for row in rows],
-        "oldest": [fmt.clock(row["oldest"], with_date=True) for row in rows],
-        "newest": [fmt.clock(row["newest"], with_date=True) for row in rows],
+        "size": [fmt.size(row["bytes_on_disk"]) for row in rows],
+        "share": [row["bytes_on_disk"] * 100 / whole for row in rows],
+        "oldest": [f"{row['oldest']:%d %b %Y}" if row["oldest"] else "" for row in rows],
     }
-    panels.table(cells, columns, key="store", alt="Tables of the store with their rows and span of time")
+    panels.table(cells, columns, key="store", alt="Tables of the store with their rows and size on disk", shown_rows=8)
 
 
 def versions() -> None:

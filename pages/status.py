@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import frame, status_panels
 from dashboard.look import Look
-from queries import status
+from queries import endpoints, status, storage
 
 visit = frame.visit()
 
@@ -17,9 +17,10 @@ def render(look: Look) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         status_panels.gaps(look.ask(status.source_gaps, host=look.context.host), look.window.end)
+        status_panels.endpoints(look.ask(endpoints.endpoints, host=look.context.host))
         status_panels.hosts(look.ask(status.host_facts, host=look.context.host))
     with right:
-        status_panels.store(look.ask(status.store_facts))
+        status_panels.store(look.ask(storage.store_tables))
         status_panels.versions()
 
 

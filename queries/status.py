@@ -177,32 +177,6 @@ def source_gaps(store: Store, scope: Scope, window: Window, *, host: str | None 
     return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), EVERYTHING)
 
 
-_STORED = (
-    "container_samples", "gpu_samples", "container_gpu_samples", "inference_samples", "histograms", "source_runs",
-)  # fmt: skip
-
-
-def store_facts(store: Store, scope: Scope, window: Window) -> Answer:
-    """Per table of samples: table, rows, oldest, newest. For the fleet's own operators; a limited scope sees none."""
-    rows: list[dict[str, object]] = []
-    if scope.tenants is None:
-        union = " UNION ALL ".join(
-            f"SELECT '{name}' AS table_name, count() AS row_count, min(at) AS oldest, max(at) AS newest FROM {name}"
-            for name in _STORED
-        )
-        rows = sorted(store.query(union).to_pylist(), key=lambda row: _STORED.index(str(row["table_name"])))
-    kind = pa.timestamp("ms", tz="UTC")
-    table = pa.table(
-        {
-            "table": pa.array([r["table_name"] for r in rows], type=pa.string()),
-            "rows": pa.array([r["row_count"] for r in rows], type=pa.int64()),
-            "oldest": pa.array([r["oldest"] if r["row_count"] else None for r in rows], type=kind),
-            "newest": pa.array([r["newest"] if r["row_count"] else None for r in rows], type=kind),
-        }
-    )
-    return answer(store, scope, window, table, EVERYTHING)
-
-
 def host_facts(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
     """Hosts on which the scope has containers: host, docker_version, os, kernel, cgroup_version, cgroup_driver,
     cpu_count, memory_total_bytes, stats_path (cgroup or api), nvidia_driver, gpus, containers.
