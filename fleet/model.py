@@ -166,6 +166,7 @@ class InferenceSample(Row):
     joined_by: str = ""
     join_reason: str = ""
     unknown_reason: str = ""
+    role: str = "server"  # "gateway": requests that a server behind it counts too, never added to servers' numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +174,7 @@ class Histogram(Row):
     """Increments per bucket (not cumulative) of one distribution; `bounds[-1]` is +Inf.
 
     `field` is ours: e2e_seconds, ttft_seconds, itl_seconds, queue_seconds, prompt_tokens, generation_tokens.
+    A server that tells only sum and count has the one bound +Inf: a mean can be told, no quantile.
     """
 
     table: ClassVar[str] = "histograms"
@@ -189,6 +191,7 @@ class Histogram(Row):
     bounds: tuple[float, ...]
     increments: tuple[float, ...]
     sum_increment: float | None = None
+    role: str = "server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +253,7 @@ class Container(Row):
     removed: bool = False
     gpu_request_kind: str = ""  # kind of `fleet.inventory.GpuRequest`
     gpu_unresolved: tuple[str, ...] = ()  # ids asked for that name nothing on the host
+    via: str = ""  # "prometheus:<name>" when known only through that server, "" when read by our own collectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +274,7 @@ class Gpu(Row):
     power_limit_watts: float | None = None
     mig_enabled: bool = False
     slice_ratio: float = 1.0  # share of its GPU that a MIG device is, by compute slices; 1 for a whole GPU
+    via: str = ""  # as in `Container`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +292,7 @@ class Host(Row):
     cpu_count: int | None = None
     memory_total_bytes: int | None = None
     stats_path: str = ""  # "cgroup" | "api": how container statistics are read
+    via: str = ""  # as in `Container`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
