@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
-from fleet.allocation import Allocation, HostGpu, request_from_inspect, resolve
-from fleet.inventory import GpuRequest
+from fleet.allocation import Allocation, request_from_inspect, resolve
+from fleet.inventory import GpuRequest, HostGpu
+from tests.services.dockerd import running_dockerd
+
+#: Every form, as a real daemon shows it, and what it comes to on HOST.
+RECORDED = json.loads((Path(__file__).parent.parent / "recorded" / "docker_gpu_requests.json").read_text())["forms"]
 
 A = "GPU-aaaaaaaa-0000-0000-0000-000000000000"
 B = "GPU-bbbbbbbb-0000-0000-0000-000000000000"
@@ -21,6 +29,32 @@ HOST = (
     HostGpu(uuid=M1, index=1, parent_uuid=B, mig_index=1, gpu_instance=2, compute_instance=0),
     HostGpu(uuid=C, index=2, minor_number=0),
 )
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded["form"])
+def test_every_recorded_form_comes_to_its_devices(recorded):
+    request = request_from_inspect(recorded["inspect"])
+    found = resolve(request, HOST)
+    assert (request.kind, list(found.uuids), list(found.unresolved)) == (
+        recorded["kind"], recorded["uuids"], recorded["unresolved"],
+    )  # fmt: skip
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(180)
+def test_a_real_daemon_shows_every_form_as_it_was_recorded():
+    runtimes = {"nvidia": {"path": shutil.which("runc")}}  # create looks at the name only
+    with running_dockerd(settings={"runtimes": runtimes}) as daemon:
+        for number, recorded in enumerate(RECORDED):
+            if recorded["arguments"] is None:
+                continue
+            name = f"c{number}"
+            daemon.cli("create", "--name", name, "--network", "none", *recorded["arguments"], "busybox:latest", "true")
+            (shown,) = json.loads(daemon.cli("inspect", name))
+            for key, value in recorded["inspect"]["HostConfig"].items():
+                if key != "Mounts":  # the daemon adds what it filled in
+                    assert shown["HostConfig"][key] == value, recorded["form"]
+            assert request_from_inspect(shown) == request_from_inspect(recorded["inspect"]), recorded["form"]
 
 
 def inspect(
@@ -188,3 +222,14 @@ def test_a_name_that_is_not_on_this_host_stays_unresolved(name):
 def test_an_ambiguous_prefix_names_nothing():
     twins = (HostGpu(uuid="GPU-1234aaaa", index=0), HostGpu(uuid="GPU-1234bbbb", index=1))
     assert resolve(GpuRequest(kind="ids", ids=("GPU-1234",)), twins).unresolved == ("GPU-1234",)
+
+
+def test_an_absurd_request_costs_nothing():
+    found = request_from_inspect(inspect(gpus(10**9), gpus(ids=[f"GPU-{n:036d}" for n in range(5_000)])))
+    assert len(found.ids) == 256
+    assert len(resolve(GpuRequest(kind="count", count=10**9), HOST).unresolved) == 253
+
+
+def test_a_list_that_says_void_anywhere_gives_nothing_and_none_beside_a_device_is_left_out():
+    assert request_from_inspect(inspect(gpus(ids=["0", "void"]))).kind == "none"
+    assert request_from_inspect(inspect(gpus(ids=["none", "2"]))).ids == ("2",)
