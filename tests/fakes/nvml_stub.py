@@ -1,19 +1,22 @@
 """Builds the stub NVML library and writes its world.
 
-stub = NvmlStub(tmp_path)                       # compiles libnvidia-ml.so.1 once per folder
+stub = NvmlStub(tmp_path, build(tmp_path))      # compiles libnvidia-ml.so.1
 stub.write(gpu(0, A, memory="80 1 20", proc=["4711 1000"]))
 stub.environment                                 # what a process needs to load it instead of the driver's
+stub.event(0, 79)                                # an XID, while the process runs
 """
 
 from __future__ import annotations
 
 import collections
+import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("nvml_stub.c")
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
 Value = str | int | float | Sequence[str]
 
 
@@ -21,11 +24,8 @@ def build(folder: Path, omit: Sequence[str] = ()) -> Path:
     """Compile the library into `folder`. omit: symbols that this driver is too old to have."""
     library = folder / "libnvidia-ml.so.1"
     renames = [f"-D{symbol}=absent_{symbol}" for symbol in omit]
-    subprocess.run(
-        ["gcc", "-O1", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1", *renames, "-o", library, SOURCE],
-        check=True,
-        timeout=60,
-    )
+    options = ["-std=gnu11", "-O1", *WARNINGS, "-shared", "-fPIC", "-pthread", "-Wl,-soname,libnvidia-ml.so.1"]
+    subprocess.run(["gcc", *options, *renames, "-o", library, SOURCE], check=True, timeout=60)
     return library
 
 
@@ -36,7 +36,10 @@ class NvmlStub:
         self.folder = folder
         self.scenario = folder / "scenario"
         self.calls = folder / "calls"
+        self.events = folder / "events"
         self.library = library
+        if not self.events.exists():
+            os.mkfifo(self.events)
         self.write()
 
     @property
@@ -46,6 +49,7 @@ class NvmlStub:
             "LD_LIBRARY_PATH": str(self.library.parent),
             "NVML_STUB_SCENARIO": str(self.scenario),
             "NVML_STUB_CALLS": str(self.calls),
+            "NVML_STUB_EVENTS": str(self.events),
         }
 
     def write(self, *lines: str | Sequence[str], driver: str = "595.45.04") -> None:
@@ -56,6 +60,12 @@ class NvmlStub:
         with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False, encoding="utf-8") as file:
             file.write("\n".join([*head, *flat]) + "\n")
         Path(file.name).replace(self.scenario)
+
+    def event(self, gpu_index: int, data: int, kind: int = 8) -> None:
+        """Let the driver report an event (an XID by default); lost, as the driver's own, when nobody listens yet."""
+        # Open for reading too: else this would wait until somebody listens.
+        with os.fdopen(os.open(self.events, os.O_RDWR | os.O_NONBLOCK), "wb", buffering=0) as end:
+            end.write(f"{gpu_index} {data} {kind}\n".encode())
 
     def count_calls(self) -> collections.Counter[str]:
         """How often each function was called since the last `forget_calls`."""
