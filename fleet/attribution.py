@@ -16,11 +16,16 @@ from fleet.model import UNATTRIBUTED, Attribution
 
 _N = TypeVar("_N", int, float)
 PlaceKind = Literal["container", "foreign", "host", "gone", "unknown"]
+#: Who is charged with what a device draws when nothing runs: the host (its unattributed row), or those who hold it.
+IdleTo = Literal["host", "holders"]
 
 #: Process ids that no process has: drivers 535.43 to 535.86 returned them when the list was misread.
 IMPOSSIBLE_PIDS = frozenset({0, 0xFFFFFFFF})
-BROKEN_LIST = "the driver's process list is damaged (seen with drivers 535.43 to 535.86); update the driver"
+BROKEN_LIST = "the driver's process list is damaged (seen with drivers 535.43 to 535.86): update the NVIDIA driver"
 FIRST_READING = "SM share: first reading, known from the next one on"
+MPS_SERVER = "MPS server"
+_MPS_CLIENT = "MPS: the driver credits one client per engine sample, so the SM share is an estimate"
+_MPS_THROUGH_SERVER = "an MPS server works on this GPU: what it does for this container counts for the server"
 
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _I = r"[0-9a-f]{64}(?![0-9a-f])"
@@ -109,6 +114,7 @@ class DeviceUse:
     """One device over one interval. None = not known; `idle_watts` = what it draws when nothing runs."""
 
     busy_ratio: float | None = None
+    sm_active_ratio: float | None = None
     memory_used_bytes: int | None = None
     power_watts: float | None = None
     energy_joules: float | None = None
@@ -128,14 +134,21 @@ class ProcessUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One container's part of one device, or with an empty id what no container accounts for."""
+    """One container's part of one device, or with an empty id what no container accounts for.
+
+    Power and energy include the idle part, which is also told alone. `processes` None = they cannot be told.
+    """
 
     container_id: str
     held: bool
+    processes: int | None = None
     memory_bytes: int | None = None
     sm_ratio: float | None = None
+    sm_active_ratio: float | None = None
     power_watts: float | None = None
     energy_joules: float | None = None
+    idle_power_watts: float | None = None
+    idle_energy_joules: float | None = None
     attribution: Attribution
     reason: str = ""
 
@@ -146,23 +159,29 @@ def shares(
     held: Collection[str],
     *,
     sm_reason: str = "",
+    idle_to: IdleTo = "host",
+    mps_server: bool = False,
 ) -> tuple[Share, ...]:
     """Split a device among containers; the last share is the unattributed rest, which closes every sum.
 
     held: ids of the containers that were given the device. sm_reason: why the processes' SM shares are None.
+    idle_to: who is charged with the idle draw. mps_server: a process here works for others, who may not be listed.
     A container without a process uses nothing: its 0 is measured.
     """
     by_container: dict[str, list[ProcessUse]] = {container: [] for container in sorted(held)}
+    strangers = 0
     for process in processes:
         if process.container_id:
             by_container.setdefault(process.container_id, []).append(process)
+        else:
+            strangers += 1
     sm = {container: _sm(own) for container, own in by_container.items()}
     memory = {container: _memory(own) for container, own in by_container.items()}
-    strangers = any(not process.container_id for process in processes)
-    weights, split_reason = _weights(device, by_container, sm, strangers=strangers)
-    watts = _active(device.power_watts, device.idle_watts, weights)
+    users = sum(1 for own in by_container.values() if own)
+    weights, split_reason = _weights(device, by_container, sm, strangers=strangers > 0)
     idle_joules = None if device.idle_watts is None else device.idle_watts * device.interval_seconds
-    joules = _active(device.energy_joules, idle_joules, weights)
+    watts = _parts(device.power_watts, device.idle_watts, weights, held, idle_to)
+    joules = _parts(device.energy_joules, idle_joules, weights, held, idle_to)
     power_reason = _power_reason(device, watts) or split_reason
 
     found: list[Share] = []
@@ -171,24 +190,30 @@ def shares(
         unreadable = sum(process.memory_bytes is None for process in own)
         reasons: list[str] = []
         if unreadable:
-            reasons.append(f"memory: {unreadable} of {len(own)} processes cannot be read")
+            reasons.append(f"memory: {unreadable} of {len(own)} processes cannot be read, so it is at least this much")
             partly = True
         if sm[container] is None:
             reasons.append(sm_reason or "SM share: not known")
         mps = any(process.mps for process in own)
-        if mps:
-            reasons.append("MPS credits one client per engine sample: the SM share is an estimate")
+        if mps or (mps_server and own):
+            reasons.append(_MPS_CLIENT)
+        elif mps_server:
+            reasons.append(_MPS_THROUGH_SERVER)
         if own and power_reason:
             reasons.append(power_reason)
         found.append(
             Share(
                 container_id=container,
                 held=container in held,
+                processes=len(own),
                 memory_bytes=memory[container],
                 sm_ratio=sm[container],
-                power_watts=None if watts is None else watts[container],
-                energy_joules=None if joules is None else joules[container],
-                attribution="estimated" if mps or unreadable else "measured",
+                sm_active_ratio=device.sm_active_ratio if own and users == 1 and not strangers else None,
+                power_watts=watts.power[container],
+                energy_joules=joules.power[container],
+                idle_power_watts=watts.idle[container],
+                idle_energy_joules=joules.idle[container],
+                attribution="estimated" if mps or mps_server or unreadable else "measured",
                 reason="; ".join(reasons),
             )
         )
@@ -196,10 +221,13 @@ def shares(
         Share(
             container_id=UNATTRIBUTED,
             held=False,
+            processes=strangers,
             memory_bytes=_rest(device.memory_used_bytes, memory.values()),
             sm_ratio=_rest(device.busy_ratio, sm.values()),
-            power_watts=_rest(device.power_watts, None if watts is None else watts.values()),
-            energy_joules=_rest(device.energy_joules, None if joules is None else joules.values()),
+            power_watts=_rest(device.power_watts, watts.power.values()),
+            energy_joules=_rest(device.energy_joules, joules.power.values()),
+            idle_power_watts=_rest(watts.whole_idle, watts.idle.values()),
+            idle_energy_joules=_rest(joules.whole_idle, joules.idle.values()),
             attribution="estimated" if partly else "measured",
             reason="some memory of containers cannot be read and is counted here" if partly else "",
         )
@@ -240,27 +268,45 @@ def _weights(
     users = [container for container, own in by_container.items() if own]
     parts = len(users) + strangers  # processes outside our containers count as one user, whose part stays over
     words = "power: all of the active part, the only user" if parts == 1 else f"power: split equally among {parts}"
-    return {container: 1 / parts if container in users else 0.0 for container in sm}, words
+    return {container: 1 / parts if container in users else 0.0 for container in sm}, f"{words}, an estimate"
 
 
-def _active(whole: float | None, idle: float | None, weights: Mapping[str, float]) -> dict[str, float] | None:
-    """The part above idle by weight; None when it is not known and anybody has a weight."""
-    if not any(weights.values()):
-        return dict.fromkeys(weights, 0.0)
-    if whole is None or idle is None:
-        return None
-    return {container: max(0.0, whole - idle) * weight for container, weight in weights.items()}
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Power (or energy) of each container, idle part included, and that idle part; None = not known."""
+
+    power: Mapping[str, float | None]
+    idle: Mapping[str, float | None]
+    whole_idle: float | None
 
 
-def _power_reason(device: DeviceUse, watts: Mapping[str, float] | None) -> str:
-    if watts is not None:
+def _parts(
+    whole: float | None, idle: float | None, weights: Mapping[str, float], held: Collection[str], idle_to: IdleTo
+) -> _Parts:
+    """The active part by weight and the idle part by the rule. Who has no part of either has 0, known or not."""
+    # A GPU may for a moment draw less than it usually does when idle: a part is never more than the whole.
+    known_idle = None if whole is None or idle is None else min(whole, idle)
+    charged = set(held) if idle_to == "holders" else set[str]()
+    idle_each = None if known_idle is None else known_idle / max(1, len(charged))
+    active = None if whole is None or known_idle is None else whole - known_idle
+    idles: dict[str, float | None] = {name: idle_each if name in charged else 0.0 for name in weights}
+    powers: dict[str, float | None] = {}
+    for name, weight in weights.items():
+        own_active = 0.0 if not weight else None if active is None else active * weight
+        own_idle = idles[name]
+        powers[name] = None if own_active is None or own_idle is None else own_active + own_idle
+    return _Parts(powers, idles, known_idle)
+
+
+def _power_reason(device: DeviceUse, watts: _Parts) -> str:
+    if None not in watts.power.values():
         return ""
     if device.power_watts is None:
         return "power: the GPU does not report it"
-    return "power: what this GPU draws when idle has not been seen yet"
+    return "power: known once this GPU was seen without work, or with [nvml] idle_power_watts written"
 
 
-def _rest(whole: _N | None, parts: Collection[_N | None] | None) -> _N | None:
-    if whole is None or parts is None or any(part is None for part in parts):
+def _rest(whole: _N | None, parts: Collection[_N | None]) -> _N | None:
+    if whole is None or any(part is None for part in parts):
         return None
     return max(type(whole)(0), whole - sum(part for part in parts if part is not None))

@@ -14,9 +14,10 @@ class IdlePower:
     a busy GPU instead would charge containers with too little.
     """
 
-    def __init__(self, configured_watts: Mapping[str, float] | None = None) -> None:
-        """configured_watts: per GPU UUID, used instead of what is seen."""
+    def __init__(self, configured_watts: Mapping[str, float] | None = None, every_watts: float | None = None) -> None:
+        """configured_watts: per GPU UUID, used instead of what is seen; every_watts: the same for every other GPU."""
         self._configured = dict(configured_watts or {})
+        self._every = every_watts
         self._lowest: dict[str, float] = {}
         self.changed = False  # since the last `dump`
 
@@ -33,7 +34,8 @@ class IdlePower:
 
     def watts(self, uuid: str, driver_version: str) -> float | None:
         """Idle draw in watts, None when it was neither configured nor seen."""
-        return self._configured.get(uuid, self._lowest.get(f"{uuid} {driver_version}"))
+        configured = self._configured.get(uuid, self._every)
+        return self._lowest.get(f"{uuid} {driver_version}") if configured is None else configured
 
     def dump(self) -> str:
         """What was seen, as JSON text for `load` in a later life."""

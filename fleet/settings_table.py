@@ -145,6 +145,18 @@ class NvmlSettings:
     call_timeout_seconds: float = setting(
         3.0, "One driver call may take this long", unit="seconds", rule=between(0.1, 600)
     )
+    idle_power_to: str = setting(
+        "host",
+        "Who is charged with what a GPU draws when idle: host = nobody (the unattributed row), holders = equally the "
+        "containers that hold it",
+        rule=one_of("host", "holders"),
+    )
+    idle_power_watts: float = setting(
+        0.0,
+        "What each GPU of this machine draws when idle; 0 = the lowest seen while it had no work",
+        unit="watts",
+        rule=between(0, 1000),
+    )
     library: str = setting("", "Path of libnvidia-ml.so.1; empty = the system's own")
     proc_root: str = setting("/proc", "Where the host's /proc is mounted")
 

@@ -133,7 +133,7 @@ def test_without_sm_samples_the_share_is_unknown_and_the_power_an_equal_split():
     assert one.sm_ratio is two.sm_ratio is rest.sm_ratio is None
     assert one.power_watts == two.power_watts == 100
     assert rest.power_watts == 70
-    assert one.reason == "SM share: not supported; power: split equally among 2"
+    assert one.reason == "SM share: not supported; power: split equally among 2, an estimate"
     only, rest = shares(device, [ProcessUse(I, 1, None), ProcessUse("", 1, None)], ())
     assert only.power_watts == rest.power_watts - 70 == 100  # the host process is the other user
 
@@ -175,3 +175,81 @@ def test_the_parts_sum_to_the_device_and_none_is_negative(uses, busy, watts, idl
     assert all(min(share.power_watts, share.memory_bytes, share.sm_ratio) >= 0 for share in found)
     if sum(use.memory_bytes for use in uses if use.container_id) <= used:
         assert sum(share.memory_bytes for share in found) == used
+
+
+# --- the idle part --------------------------------------------------------------------------------------------------
+
+DEVICE = DeviceUse(
+    busy_ratio=0.5, sm_active_ratio=0.3, power_watts=370, energy_joules=1850, idle_watts=70, interval_seconds=5
+)
+
+
+def test_the_idle_draw_stays_with_the_host_unless_told_otherwise():
+    holder, user, rest = shares(DEVICE, [ProcessUse(I, 1, 0.5)], {J})
+    assert (user.power_watts, user.idle_power_watts, user.energy_joules, user.idle_energy_joules) == (300, 0, 1500, 0)
+    assert (holder.power_watts, holder.idle_power_watts, holder.idle_energy_joules) == (0, 0, 0)
+    assert (rest.power_watts, rest.idle_power_watts, rest.energy_joules, rest.idle_energy_joules) == (70, 70, 350, 350)
+
+
+def test_the_idle_draw_goes_equally_to_those_who_hold_the_gpu_whether_they_use_it_or_not():
+    user, holder, rest = shares(DEVICE, [ProcessUse(I, 1, 0.5)], {I, J}, idle_to="holders")
+    assert (user.power_watts, user.idle_power_watts, user.energy_joules, user.idle_energy_joules) == (
+        335,
+        35,
+        1675,
+        175,
+    )
+    assert (holder.power_watts, holder.idle_power_watts, holder.energy_joules) == (35, 35, 175)
+    assert (rest.power_watts, rest.idle_power_watts, rest.idle_energy_joules) == (0, 0, 0)
+    # Who uses it without holding it is charged with its work alone.
+    user, rest = shares(DEVICE, [ProcessUse(I, 1, 0.5)], (), idle_to="holders")
+    assert (user.power_watts, user.idle_power_watts, rest.idle_power_watts) == (300, 0, 70)
+
+
+def test_an_idle_draw_that_is_not_known_leaves_the_holders_power_unknown_only_when_they_are_charged_with_it():
+    device = DeviceUse(busy_ratio=0, power_watts=70, interval_seconds=5)
+    holder, rest = shares(device, [], {I})
+    assert (holder.power_watts, holder.idle_power_watts, rest.power_watts, rest.idle_power_watts) == (0, 0, 70, None)
+    holder, rest = shares(device, [], {I}, idle_to="holders")
+    assert holder.power_watts is holder.idle_power_watts is rest.power_watts is rest.idle_power_watts is None
+
+
+def test_a_gpu_that_draws_less_than_it_usually_does_when_idle_has_no_active_part():
+    device = DeviceUse(busy_ratio=0.1, power_watts=60, energy_joules=300, idle_watts=70, interval_seconds=5)
+    user, rest = shares(device, [ProcessUse(I, 1, 0.1)], ())
+    assert (user.power_watts, rest.power_watts, rest.idle_power_watts, rest.idle_energy_joules) == (0, 60, 60, 300)
+
+
+# --- who is alone, how many, MPS ------------------------------------------------------------------------------------
+
+
+def test_the_sm_activity_of_a_gpu_is_that_of_its_only_user():
+    holder, user, rest = shares(DEVICE, [ProcessUse(I, 1, 0.5), ProcessUse(I, 1, 0.0)], {J})
+    assert (user.sm_active_ratio, user.processes, user.attribution) == (0.3, 2, "measured")
+    assert holder.sm_active_ratio is rest.sm_active_ratio is None
+    assert (holder.processes, rest.processes) == (0, 0)
+    user, rest = shares(DEVICE, [ProcessUse(I, 1, 0.5), ProcessUse("", 1, 0.0)], ())
+    assert (user.sm_active_ratio, rest.processes) == (None, 1)  # a process of the host may have done it
+    one, two, _ = shares(DEVICE, [ProcessUse(I, 1, 0.5), ProcessUse(J, 1, 0.0)], ())
+    assert one.sm_active_ratio is two.sm_active_ratio is None
+
+
+def test_an_mps_server_makes_every_share_an_estimate():
+    holder, user, _ = shares(DEVICE, [ProcessUse(I, 1, 0.5), ProcessUse("", 1, 0.0)], {J}, mps_server=True)
+    assert (user.attribution, holder.attribution) == ("estimated", "estimated")
+    assert "an MPS server works on this GPU" in holder.reason
+
+
+@given(_uses, st.floats(0, 1), st.floats(0, 700), st.floats(0, 200), st.sampled_from(["host", "holders"]))
+def test_the_idle_parts_sum_to_the_idle_draw_by_either_rule(uses, busy, watts, idle, rule):
+    device = DeviceUse(
+        busy_ratio=busy, power_watts=watts, energy_joules=watts * 5, idle_watts=idle, interval_seconds=5
+    )  # fmt: skip
+    found = shares(device, uses, {I}, idle_to=rule)
+    assert sum(share.power_watts for share in found) == pytest.approx(watts, abs=1e-9)
+    assert sum(share.energy_joules for share in found) == pytest.approx(watts * 5, abs=1e-9)
+    assert sum(share.idle_power_watts for share in found) == pytest.approx(min(idle, watts), abs=1e-9)
+    assert sum(share.idle_energy_joules for share in found) == pytest.approx(min(idle, watts) * 5, abs=1e-9)
+    assert sum(share.processes for share in found) == len(uses)
+    for share in found:
+        assert 0 <= share.idle_power_watts <= share.power_watts + 1e-9

@@ -40,3 +40,9 @@ def test_what_was_seen_survives_and_small_changes_are_not_written():
 def test_a_damaged_file_is_refused(text):
     with pytest.raises(ValueError):
         IdlePower().load(text)
+
+
+def test_one_figure_may_be_configured_for_every_gpu_of_a_machine():
+    idle = IdlePower({"A": 60}, every_watts=80)
+    idle.observe("B", "1", 70, 0)
+    assert (idle.watts("A", "1"), idle.watts("B", "1")) == (60, 80)
