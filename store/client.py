@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import threading
 import weakref
@@ -27,6 +28,7 @@ from fleet.model import Batch
 from store import migrations
 from store.columns import Insert, clean_text, prepare
 from store.errors import StoreError, StoreUnavailable
+from store.keepalive import KeptConnections
 
 log = logging.getLogger(__name__)
 # Every failed request is raised to the caller; the library's own warning (with its traceback) says it a second time.
@@ -102,6 +104,7 @@ class Store:
         self.options = options
         self._local = threading.local()
         self._shared: Client | None = None
+        self._kept: KeptConnections | None = None
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = False
@@ -148,6 +151,7 @@ class Store:
                 client.database = self.dsn.database
                 return client
             return clickhouse_connect.get_client(
+                pool_mgr=self._pool(),
                 host=self.dsn.host,
                 port=self.dsn.port,
                 username=self.dsn.user,
@@ -160,6 +164,14 @@ class Store:
                 autogenerate_session_id=False,
                 query_retries=0,
             )
+
+    def _pool(self) -> KeptConnections | None:
+        # None: the library's own pool, which knows certificates and the environment's proxies.
+        proxied = any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"))
+        if self.dsn.secure or proxied:
+            return None
+        self._kept = KeptConnections()
+        return self._kept
 
     def migrate(self) -> None:
         """Bring the schema to this code's version. Raises StoreError when the store is newer than the code."""
@@ -226,6 +238,8 @@ class Store:
             self._clients.clear()
         for client in clients:
             client.close()
+        if self._kept is not None:
+            self._kept.clear()
 
 
 class Engine:
