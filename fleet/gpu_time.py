@@ -68,8 +68,8 @@ class GpuSeconds:
         return GpuSeconds(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 
-def gpu_seconds(activity_seconds: Mapping[int, float], *, idle_below: float, busy_from: float) -> GpuSeconds:
-    """Seconds by state from seconds by bucket (key as in the store: bucket + HELD or + HOLDERS_UNKNOWN).
+def states_by_key(*, idle_below: float, busy_from: float) -> dict[int, str]:
+    """The state (a field of `GpuSeconds`) of every key that the store can hold: bucket, + HELD or + HOLDERS_UNKNOWN.
 
     Raises ValueError when a threshold is not on a bucket's edge, or idle_below > busy_from.
     """
@@ -77,21 +77,24 @@ def gpu_seconds(activity_seconds: Mapping[int, float], *, idle_below: float, bus
         raise ValueError(
             f"thresholds {idle_below:g} and {busy_from:g}: write edges out of {EDGES}, the lower one first"
         )
+    idle_bucket = len(EDGES) if idle_below >= 1 else activity_bucket(idle_below)
+    busy_bucket = len(EDGES) if busy_from >= 1 else activity_bucket(busy_from)
+    found: dict[int, str] = {}
+    for flags in (0, HELD, HOLDERS_UNKNOWN):
+        quiet = {0: "free", HELD: "held_idle"}.get(flags, "unknown")
+        for bucket in range(len(EDGES)):
+            found[bucket + flags] = "busy" if bucket >= busy_bucket else "low" if bucket >= idle_bucket else quiet
+        found[UNKNOWN_BUCKET + flags] = "unknown"
+    return found
+
+
+def gpu_seconds(activity_seconds: Mapping[int, float], *, idle_below: float, busy_from: float) -> GpuSeconds:
+    """Seconds by state from seconds by bucket (key as in the store: bucket + HELD or + HOLDERS_UNKNOWN).
+
+    Raises ValueError when a threshold is not on a bucket's edge, or idle_below > busy_from.
+    """
+    by_key = states_by_key(idle_below=idle_below, busy_from=busy_from)
     states = dict.fromkeys((one.name for one in fields(GpuSeconds)), 0.0)
-    idle_bucket, busy_bucket = activity_bucket(idle_below), activity_bucket(busy_from)
-    if idle_below >= 1:
-        idle_bucket = len(EDGES)
-    if busy_from >= 1:
-        busy_bucket = len(EDGES)
     for key, seconds in activity_seconds.items():
-        bucket, flags = key % HELD, key - key % HELD
-        if bucket == UNKNOWN_BUCKET:
-            state = "unknown"
-        elif bucket >= busy_bucket:
-            state = "busy"
-        elif bucket >= idle_bucket:
-            state = "low"
-        else:
-            state = {0: "free", HELD: "held_idle"}.get(flags, "unknown")
-        states[state] += seconds
+        states[by_key.get(key, "unknown")] += seconds
     return GpuSeconds(**states)
