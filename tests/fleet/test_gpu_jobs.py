@@ -11,15 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleet.gpu_job_fields import FIELDS, KINDS, LedgerError, values_of
 from fleet.gpu_jobs import (
     EMPTY,
-    FIELDS,
     GENESIS,
-    KINDS,
     PRUNED_HASH,
     PRUNED_SEQUENCE,
     Head,
-    LedgerError,
     Line,
     Stub,
     by_chain,
@@ -35,7 +33,6 @@ from fleet.gpu_jobs import (
     overlaps,
     seal,
     stub_of,
-    values_of,
     verify,
 )
 from fleet.model import GpuJob
