@@ -76,6 +76,7 @@ class RetentionSettings:
     raw_days: int = setting(14, "Rows of single cycles", unit="days", rule=at_least(1))
     minute_days: int = setting(90, "1-minute rollup", unit="days", rule=at_least(1))
     hour_days: int = setting(400, "1-hour rollup and events", unit="days", rule=at_least(1))
+    ledger_months: int = setting(0, "GPU job ledger; 0 = for ever", unit="months", rule=at_least(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +222,19 @@ class TenancySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """What the GPU job ledger takes from labels."""
+
+    user_labels: tuple[str, ...] = setting(
+        ("aifleet.user", "user"), "Labels that name who a GPU job is for, first one wins; else the container's user"
+    )
+    workload_labels: tuple[str, ...] = setting(
+        ("aifleet.workload", "aifleet.job", "com.docker.compose.service"),
+        "Labels that name a GPU job's workload, first one wins; else the container's name",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyntheticSettings:
     """The demo fleet. Its pages are labelled DEMO."""
 
@@ -268,6 +282,7 @@ class Settings:
     endpoints: tuple[EndpointRule, ...] = ()
     tenancy: TenancySettings = field(default_factory=TenancySettings)
     tenant_rules: tuple[TenantRule, ...] = ()
+    jobs: JobSettings = field(default_factory=JobSettings)
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -339,6 +354,7 @@ SECTIONS: Mapping[str, tuple[str, type, bool]] = {
     "endpoints": ("endpoints", EndpointRule, True),
     "tenancy": ("tenancy", TenancySettings, False),
     "tenant_rules": ("tenant_rules", TenantRule, True),
+    "jobs": ("jobs", JobSettings, False),
     "synthetic": ("synthetic", SyntheticSettings, False),
     "alerts": ("alerts", AlertSettings, False),
 }
