@@ -1,8 +1,8 @@
 """Seconds of GPU time by state, read from samples or rollups: the material of `queries.gpu_time`.
 
 Up to six hours samples are read, and one that lies across an edge of the window counts with the part inside it.
-Beyond, the rollups answer in whole minutes and hours, and what is left at both ends of a long window comes from the
-minutes. So two halves of a window add up to the window (exactly for samples, at whole minutes beyond).
+Beyond, the hours answer, and what is left at both ends of the window comes from the minutes. So two halves of a
+window add up to the window (exactly for samples, at whole minutes beyond).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 from fleet.gpu_time import HELD, HOLDERS_UNKNOWN, UNKNOWN_BUCKET, bucket_sql, states_by_key
 from fleet.model import Window
 from fleet.severity import Thresholds
-from queries.resolution import RAW_UP_TO, Resolution, epoch_ms, moment, resolution
+from queries.resolution import Resolution, epoch_ms, moment, resolution
 from queries.scoping import Where
 from store import Store
 
@@ -79,12 +79,10 @@ def aligned(window: Window) -> Window:
 
 
 def pieces(window: Window) -> list[Piece]:
-    """The window cut among the tiers: samples, or minutes, or hours with minutes at both ends."""
-    span, start = window.end - window.start, aligned(window).start
-    if span <= RAW_UP_TO:
+    """The window cut among the tiers: samples, or hours with minutes at both ends (a 60th of the rows)."""
+    if resolution(window).raw:
         return [Piece(_RAW, window.start, window.end)]
-    if resolution(window).suffix == "_1m":
-        return [Piece(_MINUTES, start, window.end)]
+    start = aligned(window).start
     first, last = _floor(start + _HOUR - timedelta(microseconds=1), _HOUR), _floor(window.end, _HOUR)
     found = [Piece(_MINUTES, start, first), Piece(_HOURS, first, last), Piece(_MINUTES, last, window.end)]
     return [piece for piece in found if piece.start < piece.end]

@@ -1,0 +1,64 @@
+"""The ranking of idle holders on the fleet of test_gpu_time.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from fleet.model import Scope
+from fleet.severity import Thresholds
+from queries.gpu_idle import idle_ranking
+from store import Store
+from tests.queries.test_gpu_time import END, EVERYONE, last, plant
+from tests.store.stores import embedded_store
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with embedded_store() as opened:
+        plant(opened)
+        yield opened
+
+
+@pytest.mark.parametrize("span", [timedelta(hours=4), timedelta(hours=20), timedelta(days=7, hours=12)])
+def test_holders_come_by_idle_hours_with_their_evidence(store: Store, span: timedelta) -> None:
+    hours = span.total_seconds() / 3600
+    rows = idle_ranking(store, EVERYONE, last(span)).rows.to_pylist()
+    assert [(row["rank"], row["name"]) for row in rows] == [(1, "notebook"), (2, "side")]
+    notebook, side = rows
+    assert notebook["idle_gpu_hours"] == notebook["weighted_idle_hours"] == pytest.approx(hours)
+    assert notebook["idle_share"] == pytest.approx(1.0)
+    assert notebook["peak_ratio"] == pytest.approx(0.01)
+    assert notebook["held_since"] == END - timedelta(days=30)
+    assert notebook["memory_bytes"] == 8 << 30
+    # Its last request came in the hour that began six days ago at noon.
+    assert notebook["last_request"] == END - timedelta(days=6)
+    assert notebook["sentence"] == "holds 1 x H100 for 30 d, max 1 % SM, last request 14 Nov"
+    assert "scale it to zero" in notebook["suggestion"]
+    assert side["sentence"] == "holds 1 x H100 for 30 d, max 0 % SM"
+    assert (side["has_request_metrics"], side["last_request"]) == (False, None)
+    assert all(row["holding"] for row in rows)
+
+
+def test_one_that_works_above_the_limit_in_force_is_not_idle(store: Store) -> None:
+    # With 25 % as the idle limit, serve (20 % in odd hours) is idle half of the time, the slice (60 %) never.
+    limits = Thresholds(idle_sm_ratio=0.25, idle_warning_seconds=1800.0)
+    rows = {
+        row["name"]: row
+        for row in idle_ranking(store, EVERYONE, last(timedelta(hours=4)), limits=limits).rows.to_pylist()
+    }
+    assert set(rows) == {"notebook", "side", "serve"}
+    serve = rows["serve"]
+    assert serve["idle_gpu_hours"] == pytest.approx(2.0)
+    # 11:00 to 12:00 was its quiet hour: it has not worked since 11:00.
+    assert abs((serve["idle_since"] - (END - timedelta(hours=1))).total_seconds()) <= 60
+    assert serve["sentence"].startswith("holds 1 x H100 for 30 d, idle for ")
+    assert serve["idle_below"] == 0.25
+
+
+def test_a_tenant_sees_its_own_idle_holders_only(store: Store) -> None:
+    own = idle_ranking(store, Scope(tenants=frozenset({"globex"})), last(timedelta(hours=4))).rows
+    assert own.column("name").to_pylist() == ["side"]
+    assert idle_ranking(store, Scope(tenants=frozenset({"acme"})), last(timedelta(hours=4))).rows.num_rows == 0
