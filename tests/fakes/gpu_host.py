@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -21,14 +22,15 @@ T0 = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 HOST = "gpu-box"
 
 
-def container_id(letter: str) -> str:
-    return letter * 64
+def container_id(name: str) -> str:
+    """The full id of a container: a letter 64 times, or the digest of a longer name."""
+    return name * 64 if len(name) == 1 else hashlib.sha256(name.encode()).hexdigest()
 
 
-def facts(letter: str, pid: int, gpu: GpuRequest | None = None, tenant: str = "acme") -> ContainerFacts:
+def facts(name: str, pid: int, gpu: GpuRequest | None = None, tenant: str = "acme") -> ContainerFacts:
     row = Container(
         seen_at=T0, host=HOST, tenant=tenant, team="", owner="", tenant_origin="label",
-        container_key=f"{HOST}:{letter}", container_id=container_id(letter), name=letter, image="i", image_id="",
+        container_key=f"{HOST}:{name}", container_id=container_id(name), name=name, image="i", image_id="",
         image_digest="", state="running",
     )  # fmt: skip
     return ContainerFacts(row=row, pid=pid, gpu=gpu or GpuRequest())
@@ -99,7 +101,7 @@ def gpus(rows: Iterable[object]) -> dict[str, GpuSample]:
 
 
 def parts(rows: Iterable[object]) -> dict[tuple[str, str], ContainerGpuSample]:
-    """By (last letter of the container key or "", device)."""
+    """By (name of the container or "", device)."""
     return {
         (row.container_key.rpartition(":")[2], row.gpu_uuid): row for row in rows if isinstance(row, ContainerGpuSample)
     }
