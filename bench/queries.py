@@ -1,8 +1,10 @@
 """Times the questions of the pages on 500 containers and 64 GPUs over 7 days; prints one JSON object.
 
-The rows are made inside the engine from a seed, one a minute for a week and one every 5 s for the last hour, as a real
-fleet leaves them. Each question is asked once cold and then several times; the warm median is what counts. The
-baseline in the same run is the smallest useful read, one container's last hour: ratios survive a noisy machine.
+The rows are made inside the engine from a seed: one a minute for a week, and the last hour every 5 s, written minute by
+minute, so that the newest rows stand in small parts as a running collector leaves them. The sources' own polls are
+every 5 s throughout, because no rollup of them exists. Each question is asked once cold and then several times; the
+warm median is what counts. The baseline in the same run is the smallest useful read, one container's last hour: ratios
+survive a noisy machine.
 
     python bench/queries.py [--containers 500] [--days 7] [--repeat 5] [--seed 7]
 """
@@ -40,7 +42,8 @@ _NOISE = "(sipHash64({seed}, c, n) % 1000) / 1000"
 def fill(store: Store, *, end: datetime, count: int, days: int, seed: int) -> int:
     """Make the week; returns how many raw rows."""
     noise = _NOISE.format(seed=seed)
-    spans = [(day * 1440, 1440, 60) for day in range(days)] + [(0, 720, 5)]
+    spans = [(day * 1440, 1440, 60) for day in reversed(range(days))]
+    spans += [(minute * 12, 12, 5) for minute in reversed(range(60))]
     for first, points, step in spans:
         offset = 3600 if step == 60 else 0
         at = (
@@ -84,11 +87,16 @@ def fill(store: Store, *, end: datetime, count: int, days: int, seed: int) -> in
             f" concat('GPU-', toString(c)), '',"
             f" c % 8, {step}, {noise}, {noise}, 20000000000, 80000000000, 300, 300 * {step}, 60, 'ok', '' FROM {boards}"
         )
+        polls = points * step // 5
+        polled = (
+            f"fromUnixTimestamp64Milli(toInt64({int(end.timestamp()) - offset} - (n + {first * step // 5}) * 5) * 1000,"
+            " 'UTC')"
+        )
         store.command(
             "INSERT INTO source_runs (at, source, target, state, interval_seconds, took_seconds, rows, reason, error,"
-            f" next_step, detail) SELECT {at}, ['docker', 'nvml', 'prometheus'][c % 3 + 1], concat('host-',"
-            f" toString(intDiv(c, 3))), 'ok', {step}, 0.01, 50, '', '', '', '' FROM"
-            f" (SELECT number % 30 AS c, intDiv(number, 30) AS n FROM numbers({points * 30}))"
+            f" next_step, detail) SELECT {polled}, ['docker', 'nvml', 'prometheus'][c % 3 + 1], concat('host-',"
+            " toString(intDiv(c, 3))), 'ok', 5, 0.01, 50, '', '', '', '' FROM"
+            f" (SELECT number % 30 AS c, intDiv(number, 30) AS n FROM numbers({polls * 30}))"
         )
     store.command(
         "INSERT INTO containers (host, tenant, container_key, container_id, seen_at, tenant_origin, name, image, state,"

@@ -14,7 +14,8 @@ from fleet.model import Scope, Window
 from fleet.severity import Thresholds
 from queries.answer import Answer
 from queries.freshness import DOCKER, EVERYTHING, NVML, PROMETHEUS, answer
-from queries.live import LiveContainer, gpu_names, live_containers
+from queries.live import LiveContainer, live_containers
+from queries.newest import gpu_names
 from queries.parts import device_parts
 from queries.resolution import grid, nullable, on_grid, resolution, series_table
 from queries.scoping import during, of_tenants

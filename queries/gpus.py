@@ -6,8 +6,9 @@ else the sum of what its processes used, else busy, and `sm_source` says which.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,11 @@ from fleet.model import Scope, Window
 from fleet.severity import BRAKE_BIT, THERMAL_BITS, GpuFacts, Thresholds, judge_gpu
 from queries.answer import Answer
 from queries.freshness import NVML, answer
-from queries.live import RECENT, LiveContainer, gpu_names, live_containers
+from queries.live import LiveContainer, live_containers
+from queries.newest import gpu_names, newest_gpus, newest_shares
 from queries.parts import device_parts
 from queries.resolution import grid, on_grid, resolution, series_table
-from queries.scoping import during, last, of_gpus, of_tenants
+from queries.scoping import during, of_gpus, of_tenants
 from queries.sharing import shared
 from store import Store
 
@@ -27,51 +29,13 @@ _TIME = pa.timestamp("ms", tz="UTC")
 Series = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
-def _gpu_samples(store: Store, scope: Scope, window: Window, host: str | None) -> list[dict[str, object]]:
-    """Newest sample of every GPU the scope may see, with what it counted in the last hour.
-
-    Row remapping is read once a minute only, so its newest known value is taken (argMax skips NULL); everything else
-    is what the newest sample said, unknown included (argMax of a tuple does not skip).
-    """
-    hour = Window(start=window.end - timedelta(hours=1), end=window.end)
-    visible = during(of_gpus(scope, hour, resolution(hour), host=host), hour)
-    return store.query(
-        f"""
-        SELECT host, gpu_uuid, any(parent_uuid) AS parent, any(gpu_index) AS idx, max(at) AS newest,
-            argMax(interval_seconds, at) AS step, argMax(state, at) AS last_state,
-            argMax(unknown_reason, at) AS reason,
-            argMax(tuple(busy_ratio), at).1 AS busy, argMax(tuple(sm_active_ratio), at).1 AS sm_active,
-            argMax(tuple(memory_used_bytes), at).1 AS memory_used,
-            argMax(tuple(memory_total_bytes), at).1 AS memory_all,
-            argMax(tuple(power_watts), at).1 AS power, argMax(tuple(power_limit_watts), at).1 AS power_limit,
-            argMax(tuple(temperature_celsius), at).1 AS temperature,
-            argMax(tuple(sm_clock_mhz), at).1 AS sm_clock, argMax(tuple(throttle_reasons), at).1 AS throttled,
-            sum(ecc_uncorrected) AS ecc_bad, sum(ecc_corrected) AS ecc_fixed,
-            argMax(remapped_rows, at) AS remapped, argMax(remap_pending, at) AS pending,
-            max(xid) AS last_xid, argMax(tuple(process_count), at).1 AS processes
-        FROM gpu_samples WHERE {visible.sql} GROUP BY host, gpu_uuid
-        """,
-        visible.parameters,
-    ).to_pylist()
-
-
-def _holders(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, list[dict[str, object]]]:
-    """GPU uuid -> its containers' newest rows (key "" = what nobody owns), of the last minutes."""
-    recent = during(of_tenants(scope, host=host), last(window, RECENT))
-    rows = store.query(
-        f"""
-        SELECT gpu_uuid, container_key, any(tenant) AS owner, max(at) AS newest, argMax(held, at) AS is_held,
-            argMax(tuple(sm_ratio), at).1 AS sm, argMax(tuple(memory_bytes), at).1 AS memory,
-            argMax(attribution, at) AS mark
-        FROM container_gpu_samples WHERE {recent.sql} GROUP BY gpu_uuid, container_key ORDER BY gpu_uuid, container_key
-        """,
-        recent.parameters,
-    ).to_pylist()
+def _holders(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """GPU uuid -> its containers' newest rows (key "" = what nobody owns), those not given back a while ago."""
     newest: dict[str, datetime] = {}
     for row in rows:
         at: datetime = row["newest"]
         newest[row["gpu_uuid"]] = max(at, newest.get(row["gpu_uuid"], at))
-    found: dict[str, list[dict[str, object]]] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if (newest[row["gpu_uuid"]] - row["newest"]).total_seconds() <= 90:
             found.setdefault(row["gpu_uuid"], []).append(row)
@@ -96,8 +60,8 @@ def gpu_table(
     held_memory_bytes (by containers), unattributed_memory_bytes (NULL for a limited scope).
     """
     thresholds = limits or Thresholds()
-    samples = {str(row["gpu_uuid"]): row for row in _gpu_samples(store, scope, window, host)}
-    holders = _holders(store, scope, window, host)
+    samples = {str(row["gpu_uuid"]): row for row in newest_gpus(store, scope, window, host=host)}
+    holders = _holders(newest_shares(store, scope, window, host=host))
     containers = {c.key: c for c in live_containers(store, scope, window, host=host, limits=limits)}
     rows: list[dict[str, object]] = []
     for fact in gpu_names(store):
@@ -127,7 +91,7 @@ def gpu_table(
 def _gpu_row(
     fact: dict[str, object],
     sample: dict[str, object],
-    on_it: list[dict[str, object]],
+    on_it: list[Mapping[str, Any]],
     containers: dict[str, LiveContainer],
     window: Window,
     scope: Scope,
@@ -138,11 +102,11 @@ def _gpu_row(
     throttled = sample.get("throttled")
     bits = throttled if isinstance(throttled, int) else 0
     own = [row for row in on_it if row["container_key"]]
-    used = _numbers(row["sm"] for row in on_it)
+    used = _numbers(row["sm_ratio"] for row in on_it)
     sm, sm_source = sample.get("sm_active"), "gpm"
     if sm is None:
         sm, sm_source = (min(1.0, sum(used)), "processes") if used else (sample.get("busy"), "busy")
-    held = any(row["is_held"] for row in own)
+    held = any(row["held"] for row in own)
     use = "unknown"
     if isinstance(sm, float):
         active = sm >= limits.idle_sm_ratio
@@ -151,7 +115,7 @@ def _gpu_row(
     xid, pending, step = sample.get("last_xid"), sample.get("pending"), sample.get("step")
     judgement = judge_gpu(
         GpuFacts(
-            state=str(sample.get("last_state") or "ok"),
+            state=str(sample.get("state") or "ok"),
             unknown_reason=str(sample.get("reason") or ""),
             age_seconds=age,
             interval_seconds=float(step) if isinstance(step, int | float) else 5.0,
@@ -164,12 +128,12 @@ def _gpu_row(
         ),
         limits,
     )
-    nobody = [row["memory"] for row in on_it if not row["container_key"]]
-    held_memory = _numbers(row["memory"] for row in own)
+    nobody = [row["memory_bytes"] for row in on_it if not row["container_key"]]
+    held_memory = _numbers(row["memory_bytes"] for row in own)
     return {
         "level": int(judgement.level), "word": judgement.level.word, "why": judgement.why, "host": fact["host"],
         "gpu_uuid": fact["gpu_uuid"], "parent_uuid": fact["parent_uuid"], "gpu_index": fact["gpu_index"],
-        "name": fact["name"], "mig_profile": fact["mig_profile"], "state": sample.get("last_state") or "unknown",
+        "name": fact["name"], "mig_profile": fact["mig_profile"], "state": sample.get("state") or "unknown",
         "age_seconds": age, "busy_ratio": sample.get("busy"), "sm_ratio": sm,
         "sm_source": sm_source if sm is not None else "unknown", "memory_used_bytes": sample.get("memory_used"),
         "memory_total_bytes": sample.get("memory_all") or fact["memory_total_bytes"],

@@ -1,28 +1,27 @@
 """The fleet as it stands at the end of a window: one record per container, put together from all three sources.
 
 Overview, Containers and Tenant show the same records, so the same container is never fine on one page and in trouble
-on another. Seven small queries over the last minutes, joined here; a reading that is missing stays None.
+on another. A few small queries over the last minutes, joined here; a reading that is missing stays None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from fleet.latency import Quantile, quantile_from_buckets
 from fleet.model import Scope, Window
 from fleet.severity import FINE, ContainerFacts, Judgement, Level, Thresholds, judge_container
-from queries.resolution import epoch_ms, moment, resolution
+from queries.idleness import Idleness, idleness
+from queries.newest import Rows, gpu_names, newest_samples, newest_shares
+from queries.resolution import epoch_ms
 from queries.scoping import Where, during, last, of_tenants
 from queries.sharing import shared
 from queries.since import beyond_since
 from store import Store
 
-#: How far back the newest sample of a container is looked for; older than that it has no current readings.
-RECENT = timedelta(minutes=10)
-#: Restarts and kills are trouble of now for this long, whatever range is looked at: last week's are history.
-COUNTED = timedelta(hours=1)
 #: Span of "now" for rates and percentiles: short enough to see a spike, long enough for 20 requests.
 NOW = timedelta(minutes=5)
 
@@ -75,9 +74,8 @@ def live_containers(
     found = {str(row["container_key"]): LiveContainer(facts=row) for row in _facts(store, where, window)}
     if not found:
         return []
-    _samples(store, where, window, found)
-    _counts(store, where, window, found)
-    _gpus(store, where, window, found)
+    _samples(newest_samples(store, scope, window, host=host), window, found)
+    _gpus(newest_shares(store, scope, window, host=host), gpu_names(store), found)
     _inference(store, where, window, found)
     _ttft(store, where, window, found)
     thresholds = limits or Thresholds()
@@ -108,24 +106,13 @@ def _facts(store: Store, where: Where, window: Window) -> list[dict[str, object]
     ).to_pylist()
 
 
-def _samples(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
-    recent = during(where, last(window, RECENT))
-    rows = store.query(
-        f"""
-        SELECT container_key, max(at) AS newest, argMax(interval_seconds, at) AS step, argMax(state, at) AS state,
-            argMax(health, at) AS health, argMax(unknown_reason, at) AS unknown_reason,
-            argMax(tuple(cpu_seconds), at).1 / nullIf(argMax(interval_seconds, at), 0) AS cpu_cores,
-            argMax(tuple(cpu_limit_cores), at).1 AS cpu_limit_cores,
-            sum(cpu_throttled_periods) / nullIf(sum(cpu_periods), 0) AS throttled_ratio,
-            argMax(tuple(memory_working_set_bytes), at).1 AS memory_bytes,
-            argMax(tuple(memory_limit_bytes), at).1 AS memory_limit_bytes
-        FROM container_samples WHERE {recent.sql} GROUP BY container_key
-        """,
-        recent.parameters,
-    ).to_pylist()
+def _samples(rows: Iterable[Mapping[str, Any]], window: Window, found: dict[str, LiveContainer]) -> None:
     for row in rows:
         container = found.get(row["container_key"])
         if container is None:
+            continue
+        container.restarts, container.oom_kills = row["restarts"], row["oom_kills"]
+        if row["newest"] is None:
             continue
         container.at = row["newest"]
         container.age_seconds = max(0.0, (window.end - row["newest"]).total_seconds())
@@ -141,35 +128,9 @@ def _samples(store: Store, where: Where, window: Window, found: dict[str, LiveCo
         container.health = container.health or str(container.facts["health"])
 
 
-def _counts(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
-    span = last(window, COUNTED)
-    tier = resolution(span)
-    counted = during(where, span, tier)
-    rows = store.query(
-        f"""
-        SELECT container_key, sum(restarts) AS restarts, sum(oom_kills) AS oom_kills
-        FROM {tier.table("container_samples")} WHERE {counted.sql} GROUP BY container_key
-        """,
-        counted.parameters,
-    ).to_pylist()
-    for row in rows:
-        if container := found.get(row["container_key"]):
-            container.restarts, container.oom_kills = int(row["restarts"] or 0), int(row["oom_kills"] or 0)
-
-
-def _gpus(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
-    recent = during(where.also("container_key != ''"), last(window, RECENT))
-    rows = store.query(
-        f"""
-        SELECT container_key, host, gpu_uuid, max(at) AS newest, argMax(held, at) AS held,
-            argMax(tuple(memory_bytes), at).1 AS memory_bytes, argMax(tuple(sm_ratio), at).1 AS sm_ratio,
-            argMax(attribution, at) AS attribution, argMax(attribution_reason, at) AS attribution_reason
-        FROM container_gpu_samples WHERE {recent.sql} GROUP BY container_key, host, gpu_uuid
-        ORDER BY container_key, gpu_uuid
-        """,
-        recent.parameters,
-    ).to_pylist()
-    names = {row["gpu_uuid"]: row for row in gpu_names(store)}
+def _gpus(shares: Iterable[Mapping[str, Any]], names: Rows, found: dict[str, LiveContainer]) -> None:
+    rows = [row for row in shares if row["container_key"]]
+    named = {row["gpu_uuid"]: row for row in names}
     newest: dict[str, datetime] = {}
     for row in rows:
         at: datetime = row["newest"]
@@ -179,7 +140,7 @@ def _gpus(store: Store, where: Where, window: Window, found: dict[str, LiveConta
         # A GPU given back a while ago is not one the container has now.
         if container is None or (newest[row["container_key"]] - row["newest"]).total_seconds() > 90:
             continue
-        name = names.get(row["gpu_uuid"], {})
+        name = named.get(row["gpu_uuid"], {})
         container.gpus.append({**row, "gpu_index": name.get("gpu_index"), "name": name.get("name", "")})
     for container in found.values():
         known = [gpu["sm_ratio"] for gpu in container.gpus if isinstance(gpu["sm_ratio"], float)]
@@ -193,14 +154,6 @@ def _gpus(store: Store, where: Where, window: Window, found: dict[str, LiveConta
             (str(gpu["attribution_reason"]) for gpu in container.gpus if gpu["attribution"] == container.attribution),
             "",
         )
-
-
-def gpu_names(store: Store) -> list[dict[str, object]]:
-    """Index and model of every known GPU; who may see which is the caller's matter."""
-    return store.query(
-        "SELECT host, gpu_uuid, parent_uuid, gpu_index, name, mig_profile, memory_total_bytes, driver_version,"
-        " pci_bus_id, power_limit_watts FROM gpus FINAL ORDER BY host, gpu_index, gpu_uuid"
-    ).to_pylist()
 
 
 def _inference(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
@@ -243,68 +196,16 @@ def _ttft(store: Store, where: Where, window: Window, found: dict[str, LiveConta
             container.ttft = quantile_from_buckets(row["bounds"], row["merged"], 0.95)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Idleness:
-    """GPUs that a container holds without using them: how many, for how long, and the highest SM share meanwhile."""
-
-    gpus: int
-    seconds: float
-    peak_ratio: float | None
-    since: datetime
-
-
 def _idle(
     store: Store, where: Where, window: Window, found: dict[str, LiveContainer], limits: Thresholds
 ) -> dict[str, Idleness]:
-    """Per container: how long all the GPUs it holds have been below the idle share, looking back a month."""
-    holders = [c for c in found.values() if any(gpu["held"] for gpu in c.gpus) and c.state == "running"]
-    quiet = [c for c in holders if c.sm_ratio is not None and c.sm_ratio < limits.idle_sm_ratio]
-    if not quiet:
-        return {}
-    month = Window(start=window.end - timedelta(days=30), end=window.end)
-    tier = resolution(Window(start=window.end - timedelta(days=1), end=window.end))  # minutes: since-times to a minute
-    asked = during(where.also("container_key IN {quiet:Array(String)}", quiet=[c.key for c in quiet]), month, tier)
-    rows = store.query(
-        f"""
-        SELECT container_key,
-            toUnixTimestamp(maxIf(at, sm_ratio_weighted / nullIf(sm_ratio_weight_seconds, 0) >= {{idle:Float64}}))
-                AS last_busy,
-            toUnixTimestamp(min(at)) AS first_seen
-        FROM {tier.table("container_gpu_samples")} WHERE {asked.sql} GROUP BY container_key
-        """,
-        {**asked.parameters, "idle": limits.idle_sm_ratio},
-    ).to_pylist()
-    found_idle: dict[str, Idleness] = {}
-    for row in rows:
-        since = moment(row["last_busy"]) or moment(row["first_seen"]) or window.end
-        gpus = sum(1 for gpu in found[row["container_key"]].gpus if gpu["held"])
-        seconds = (window.end - since).total_seconds()
-        found_idle[row["container_key"]] = Idleness(gpus=gpus, seconds=seconds, peak_ratio=None, since=since)
-    return _with_peaks(store, where, window, found_idle)
-
-
-def _with_peaks(store: Store, where: Where, window: Window, idle: dict[str, Idleness]) -> dict[str, Idleness]:
-    if not idle:
-        return idle
-    oldest = min(item.since for item in idle.values())
-    if (window.end - oldest).total_seconds() < 60:
-        return idle
-    tier = resolution(Window(start=window.end - timedelta(days=1), end=window.end))
-    span = Window(start=oldest, end=window.end)
-    asked = during(where.also("container_key IN {quiet:Array(String)}", quiet=list(idle)), span, tier)
-    rows = store.query(
-        f"""
-        SELECT container_key, maxIf(sm_ratio_max, at > fromUnixTimestamp(
-            transform(container_key, {{quiet:Array(String)}}, {{since:Array(Int64)}}, toInt64(0)))) AS peak
-        FROM {tier.table("container_gpu_samples")} WHERE {asked.sql} GROUP BY container_key
-        """,
-        {**asked.parameters, "since": [int(item.since.timestamp()) for item in idle.values()]},
-    ).to_pylist()
-    peaks = {row["container_key"]: row["peak"] for row in rows}
-    return {
-        key: Idleness(gpus=item.gpus, seconds=item.seconds, peak_ratio=peaks.get(key), since=item.since)
-        for key, item in idle.items()
-    }
+    """Per container: how long all the GPUs it holds have been below the idle share."""
+    quiet: dict[str, int] = {}
+    for c in found.values():
+        held = sum(1 for gpu in c.gpus if gpu["held"])
+        if held and c.state == "running" and c.sm_ratio is not None and c.sm_ratio < limits.idle_sm_ratio:
+            quiet[c.key] = held
+    return idleness(store, where, window, quiet, limits.idle_sm_ratio)
 
 
 def _for_judging(container: LiveContainer, idle: Idleness | None) -> ContainerFacts:

@@ -1,4 +1,4 @@
-"""Which table answers a span of time, and at what step: raw up to 6 hours, minutes up to a week, hours beyond.
+"""Which table answers a span of time, and at what step: the coarsest of raw, minutes and hours that the step allows.
 
 Expressions from here read the raw table and its rollups alike, so a query is written once. Means are weighted by the
 time each sample covers; that is what makes the three tiers agree (docs/decisions/0004-increments-and-unknown.md).
@@ -16,8 +16,10 @@ import pyarrow as pa
 from fleet.model import Window
 
 RAW_UP_TO = timedelta(hours=6)
-MINUTES_UP_TO = timedelta(days=7)
 MOST_POINTS = 300
+#: From this step on minutes answer even a short span: a point's edges then shift by a minute in five at most.
+_MINUTES_FROM_SECONDS = 300
+_HOUR_SECONDS = 3600
 _STEPS = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800)
 
 
@@ -75,12 +77,18 @@ class Resolution:
 
 
 def resolution(window: Window, *, finest_seconds: int = 15, most_points: int = MOST_POINTS) -> Resolution:
-    """The tier and step for a window: at most `most_points` points, none narrower than `finest_seconds`."""
+    """The tier and step for a window: at most `most_points` points, none narrower than `finest_seconds`.
+
+    Samples up to 6 hours (as long as a point is shorter than 5 minutes), hours wherever a point is an hour or more:
+    a week of 500 containers is 84,000 rows of hours and 5 million of minutes, and says the same.
+    """
     span = window.end - window.start
-    suffix, tier_seconds = ("", 1) if span <= RAW_UP_TO else ("_1m", 60) if span <= MINUTES_UP_TO else ("_1h", 3600)
-    least = max(finest_seconds, tier_seconds, span.total_seconds() / most_points)
+    least = max(finest_seconds, 1 if span <= RAW_UP_TO else 60, span.total_seconds() / most_points)
     step = next((step for step in _STEPS if step >= least), _STEPS[-1])
-    return Resolution(suffix=suffix, step_seconds=step)
+    if step >= _HOUR_SECONDS:
+        return Resolution(suffix="_1h", step_seconds=step)
+    raw = span <= RAW_UP_TO and step < _MINUTES_FROM_SECONDS
+    return Resolution(suffix="" if raw else "_1m", step_seconds=step)
 
 
 def epoch_ms(moment: datetime) -> int:
@@ -111,21 +119,28 @@ def on_grid(
     columns = [name for name in found.column_names if name != "bucket" and name not in by]
     if found.num_rows == 0:
         return {}
-    index = (found.column("bucket").to_numpy(zero_copy_only=False).astype(np.int64) - points[0]) // step_seconds
-    keys = list(zip(*(found.column(name).to_pylist() for name in by), strict=True)) if by else [()] * found.num_rows
-    values = {
-        name: found.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) for name in columns
-    }
+    place = (found.column("bucket").to_numpy(zero_copy_only=False).astype(np.int64) - points[0]) // step_seconds
+    inside = (place >= 0) & (place < len(points))
+    # Key columns become small integers, and together one number a row: no Python object per row.
+    series = np.zeros(found.num_rows, dtype=np.int64)
+    names: list[list[object]] = []
+    for column in by:
+        coded = found.column(column).combine_chunks().dictionary_encode()
+        names.append(coded.dictionary.to_pylist())
+        series = series * len(names[-1]) + coded.indices.to_numpy(zero_copy_only=False)
+    keys, which = np.unique(series[inside], return_inverse=True)
+    laid: dict[str, np.ndarray[tuple[int, int], np.dtype[np.float64]]] = {}
+    for name in columns:
+        values = found.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        laid[name] = np.full((len(keys), len(points)), np.nan)
+        laid[name][which, place[inside]] = values[inside]
     result: dict[tuple[object, ...], dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]] = {}
-    for row, key in enumerate(keys):
-        place = int(index[row])
-        if not 0 <= place < len(points):
-            continue
-        series = result.get(key)
-        if series is None:
-            series = result[key] = {name: np.full(len(points), np.nan) for name in columns}
-        for name in columns:
-            series[name][place] = values[name][row]
+    for row, code in enumerate(keys.tolist()):
+        key: list[object] = []
+        for choices in reversed(names):
+            code, number = divmod(code, len(choices))
+            key.append(choices[number])
+        result[tuple(reversed(key))] = {name: laid[name][row] for name in columns}
     return result
 
 

@@ -12,9 +12,9 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from store import Store, StoreError
 
@@ -26,34 +26,49 @@ _lock = threading.Lock()
 _answers: weakref.WeakKeyDictionary[Store, dict[Hashable, tuple[float, Future[object]]]] = weakref.WeakKeyDictionary()
 
 
+def shared_for(seconds: float) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """The same question with the same arguments is read once in so many seconds for each store; errors are not kept.
+
+    More than a second is for what has ended and can only be changed by rows that come late.
+    """
+
+    def share(question: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(question)
+        def ask(*args: P.args, **kwargs: P.kwargs) -> T:
+            return cast("T", _ask(seconds, question, args, kwargs))
+
+        return ask
+
+    return share
+
+
 def shared(question: Callable[P, T]) -> Callable[P, T]:
-    """The same question with the same arguments is read at most once a second for each store; errors are not kept."""
+    """`shared_for` one look of a page."""
+    return shared_for(SHARED_SECONDS)(question)
 
-    @functools.wraps(question)
-    def ask(*args: P.args, **kwargs: P.kwargs) -> T:
-        store = cast("Store", args[0])
-        key = (question, args[1:], tuple(sorted(kwargs.items())))
-        future: Future[object] = Future()
-        with _lock:
-            now = time.monotonic()
-            kept = _answers.setdefault(store, {})
-            for old in [name for name, (end, _) in kept.items() if now >= end]:
-                del kept[old]
-            entry = kept.get(key)
-            if entry is None:
-                kept[key] = (math.inf, future)  # while it is being read, nobody else begins
-        if entry is not None:
-            return cast("T", entry[1].result())
-        try:
-            answer = question(*args, **kwargs)
-        except BaseException as error:
-            with _lock:
-                _answers.get(store, {}).pop(key, None)
-            future.set_exception(error if isinstance(error, StoreError) else StoreError(0, f"question failed: {error}"))
-            raise
-        with _lock:
-            _answers.setdefault(store, {})[key] = (time.monotonic() + SHARED_SECONDS, future)
-        future.set_result(answer)
-        return answer
 
-    return ask
+def _ask(seconds: float, question: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+    store = cast("Store", args[0])
+    key = (question, args[1:], tuple(sorted(kwargs.items())))
+    future: Future[object] = Future()
+    with _lock:
+        now = time.monotonic()
+        kept = _answers.setdefault(store, {})
+        for old in [name for name, (end, _) in kept.items() if now >= end]:
+            del kept[old]
+        entry = kept.get(key)
+        if entry is None:
+            kept[key] = (math.inf, future)  # while it is being read, nobody else begins
+    if entry is not None:
+        return entry[1].result()
+    try:
+        answer = question(*args, **kwargs)
+    except BaseException as error:
+        with _lock:
+            _answers.get(store, {}).pop(key, None)
+        future.set_exception(error if isinstance(error, StoreError) else StoreError(0, f"question failed: {error}"))
+        raise
+    with _lock:
+        _answers.setdefault(store, {})[key] = (time.monotonic() + seconds, future)
+    future.set_result(answer)
+    return answer

@@ -8,24 +8,34 @@ no answer, as the beginning was not seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import cast
 
 from fleet.latency import fewest_observations
 from fleet.model import Window
 from fleet.severity import Thresholds
 from queries.resolution import Resolution, moment
 from queries.scoping import Where, during
+from queries.sharing import shared_for
 from store import Store
 
 _MINUTES = Resolution(suffix="_1m", step_seconds=60)
 _DAY = timedelta(days=1)
 #: Buckets are heavier than gauges, so slowness is followed back less far.
 _SLOW_BACK = timedelta(hours=6)
-#: Rule -> table and the condition under which a minute was fine.
+#: Most servers that are slow have become so within this time; only for the others is more read.
+_FIRST_LOOK = timedelta(hours=1)
+#: What is older than the first look is read in spans that end at a round time, and kept so long.
+_KEPT_SECONDS = 120.0
+_ROUND_SECONDS = 600
+#: Rule -> table and the condition under which a minute was fine, over all its rows: a rollup's may be unmerged.
 _FINE = {
-    "memory": ("container_samples", "memory_working_set_bytes_max < {memory:Float64} * memory_limit_bytes_max"),
-    "throttled": ("container_samples", "cpu_throttled_periods < {throttled:Float64} * cpu_periods"),
-    "errors": ("inference_samples", "requests > 0 AND errors < {errors:Float64} * requests"),
+    "memory": (
+        "container_samples",
+        "max(memory_working_set_bytes_max) < {memory:Float64} * max(memory_limit_bytes_max)",
+    ),
+    "throttled": ("container_samples", "sum(cpu_throttled_periods) < {throttled:Float64} * sum(cpu_periods)"),
+    "errors": ("inference_samples", "sum(requests) > 0 AND sum(errors) < {errors:Float64} * sum(requests)"),
 }
 
 
@@ -49,8 +59,9 @@ def beyond_since(
             continue
         asked = during(where.also("container_key IN {beyond:Array(String)}", beyond=list(keys)), day, _MINUTES)
         rows = store.query(
-            f"SELECT container_key, toUnixTimestamp(maxIf(at, {fine})) AS last_fine"
-            f" FROM {_MINUTES.table(table)} WHERE {asked.sql} GROUP BY container_key",
+            f"SELECT container_key, toUnixTimestamp(maxIf(minute, fine)) AS last_fine FROM ("
+            f"SELECT container_key, at AS minute, {fine} AS fine FROM {_MINUTES.table(table)} WHERE {asked.sql}"
+            " GROUP BY container_key, minute) GROUP BY container_key",
             {**asked.parameters, rule: bounds[rule]},
         ).to_pylist()
         for row in rows:
@@ -65,31 +76,59 @@ def beyond_since(
 def _slow_since(
     store: Store, where: Where, window: Window, keys: Sequence[str], limits: Thresholds
 ) -> dict[str, datetime]:
-    """Per container: the minute after the last one whose p95 was within the limit.
+    """Per container: the minute after the last one whose p95 was within the limit."""
+    end = window.end.timestamp()
+    cut = int(end - _FIRST_LOOK.total_seconds()) // _ROUND_SECONDS * _ROUND_SECONDS
+    asked = (where.sql, _frozen(where.parameters))
+    found = _last_fine(store, *asked, tuple(keys), cut, end, limits.ttft_warning_seconds)
+    if missing := tuple(sorted(set(keys) - set(found))):
+        begin = cut - (_SLOW_BACK - _FIRST_LOOK).total_seconds()
+        found = found | _last_fine_before(store, *asked, missing, begin, cut, limits.ttft_warning_seconds)
+    return {key: at + timedelta(minutes=1) for key, at in found.items()}
+
+
+Frozen = tuple[tuple[str, object], ...]
+
+
+def _frozen(parameters: Mapping[str, object]) -> Frozen:
+    """Parameters as a value that an answer can be kept by."""
+    listed = ((name, cast("list[object]", v)) for name, v in parameters.items() if isinstance(v, list))
+    plain = ((name, v) for name, v in parameters.items() if not isinstance(v, list))
+    return (*sorted(plain), *sorted((name, tuple(v)) for name, v in listed))
+
+
+def _last_fine(
+    store: Store, sql: str, parameters: Frozen, keys: tuple[str, ...], start: float, end: float, limit: float
+) -> dict[str, datetime]:
+    """Per container: the last minute of the span (epoch seconds) whose p95 was below the limit; absent if none was.
 
     The p95 is below the limit exactly when more than 95 % of the requests are, counted with the same interpolation
     inside a bucket; so the engine answers with one row a container. Fetching every minute's buckets instead took two
-    seconds when a hundred servers were slow at once, which is when the page is needed.
+    seconds when a hundred servers were slow at once, which is when the page is needed. Both counts are sums over the
+    buckets, so rows are counted one by one and no buckets are merged.
     """
-    back = Window(start=window.end - _SLOW_BACK, end=window.end)
+    span = Window(start=datetime.fromtimestamp(start, UTC), end=datetime.fromtimestamp(end, UTC))
+    where = Where(sql, {name: list(v) if isinstance(v, tuple) else v for name, v in parameters})  # type: ignore[arg-type]
     asked = during(
         where.also("container_key IN {beyond:Array(String)} AND field = 'ttft_seconds'", beyond=list(keys)),
-        back,
+        span,
         _MINUTES,
     )
     rows = store.query(
         f"""
         SELECT container_key, toUnixTimestamp(maxIf(minute, n >= {{fewest:Float64}} AND below > 0.95 * n)) AS last_fine
         FROM (
-            SELECT container_key, at AS minute, bounds, {_MINUTES.buckets} AS merged, arraySum(merged) AS n,
-                arraySum(
+            SELECT container_key, at AS minute, sum(arraySum(finalizeAggregation(increments))) AS n,
+                sum(arraySum(
                     (c, upper, lower) -> c * greatest(0., least(1., ({{limit:Float64}} - lower) / (upper - lower))),
-                    merged, bounds, arrayPushFront(arrayPopBack(bounds), 0.)) AS below
-            FROM {_MINUTES.table("histograms")} WHERE {asked.sql} GROUP BY container_key, minute, bounds
+                    finalizeAggregation(increments), bounds, arrayPushFront(arrayPopBack(bounds), 0.))) AS below
+            FROM {_MINUTES.table("histograms")} WHERE {asked.sql} GROUP BY container_key, minute, cityHash64(bounds)
         ) GROUP BY container_key
         """,
-        {**asked.parameters, "limit": limits.ttft_warning_seconds, "fewest": float(fewest_observations(0.95))},
+        {**asked.parameters, "limit": limit, "fewest": float(fewest_observations(0.95))},
     ).to_pylist()
-    return {
-        row["container_key"]: at + timedelta(minutes=1) for row in rows if (at := moment(row["last_fine"])) is not None
-    }
+    return {row["container_key"]: at for row in rows if (at := moment(row["last_fine"])) is not None}
+
+
+#: The same of a span that has ended: nothing but late rows can change it, so it is not read for every look of a page.
+_last_fine_before = shared_for(_KEPT_SECONDS)(_last_fine)
