@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute  # its functions are made at run time, no type checker sees them
 
@@ -95,21 +96,16 @@ def fleet_table(
             "host": _words(rows["host"], short_host),
             "state": _words(rows["state"]),
             "cpu": _floats(rows["cpu_cores"]),
-            "cpu_trend": panels.spark_array(rows["cpu_spark"].to_pylist()),
+            "cpu_trend": panels.spark_array(rows["cpu_spark"]),
             "memory": _whole_percent(memory),
-            "gpu": pa.array(
-                [
-                    gpu_words(g, a)
-                    for g, a in zip(rows["gpus"].to_pylist(), rows["attribution"].to_pylist(), strict=True)
-                ]
-            ).dictionary_encode(),
+            "gpu": _gpu_column(rows["gpus"], rows["attribution"]),
             "sm": _whole_percent(rows["sm_ratio"]),
-            "trend": panels.spark_array(rows["sm_spark"].to_pylist()),
+            "trend": panels.spark_array(rows["sm_spark"]),
             "gpu_gib": _floats(pc.divide(pc.cast(rows["gpu_memory_bytes"], pa.float64()), _GIB)),
             "p95_s": _floats(rows["ttft_p95_seconds"]),
             "tokens_s": _floats(rows["tokens_per_second"]),
             "restarts": pc.cast(rows["restarts"], pa.int32()),
-            "age": pa.array([fmt.age(at, window.end) for at in rows["started_at"].to_pylist()]).dictionary_encode(),
+            "age": _ages(rows["started_at"], window.end),
             "why": _words(rows["why"]),
         }
     )
@@ -192,6 +188,31 @@ def severity_words(counts: Mapping[int, int]) -> str:
     if counts.get(0):
         return f":green[{Status.OK.glyph} nothing wrong]"
     return f":gray[{Status.NONE.glyph} no containers seen yet]"
+
+
+def _gpu_column(indexes: pa.ChunkedArray, attribution: pa.ChunkedArray) -> pa.Array:
+    """`gpu_words` of each row; few containers have a GPU, and only those are looked at one by one."""
+    holds = pc.greater(pc.fill_null(pc.list_value_length(indexes), 0), 0)
+    words = [
+        gpu_words(names, mark)
+        for names, mark in zip(indexes.filter(holds).to_pylist(), attribution.filter(holds).to_pylist(), strict=True)
+    ]
+    shown = np.full(len(indexes), "", dtype=object)
+    shown[holds.to_numpy()] = words
+    return pa.array(shown, type=pa.string()).dictionary_encode()
+
+
+def _ages(moments: pa.ChunkedArray, now: datetime) -> pa.Array:
+    """`format.age` of each moment, each different age written once: a fleet has a few dozen of them."""
+    at = pc.cast(pc.cast(moments, pa.timestamp("ms", tz="UTC")), pa.int64())
+    unknown = pc.is_null(at).to_numpy()
+    seconds = (now.timestamp() - pc.fill_null(at, 0).to_numpy() / 1000).clip(0)
+    # Rounded down to what is written, so that equal words are equal numbers.
+    unit = np.select([seconds >= 86_400, seconds >= 7_200, seconds >= 120], [86_400.0, 3_600.0, 60.0], 1.0)
+    rounded = np.where(unknown, -1.0, np.floor(seconds / unit) * unit)
+    different, places = np.unique(rounded, return_inverse=True)
+    words = [fmt.age(None if value < 0 else now - timedelta(seconds=value), now) for value in different.tolist()]
+    return pa.DictionaryArray.from_arrays(pa.array(places.astype(np.int16)), pa.array(words, type=pa.string()))
 
 
 def _words(column: pa.ChunkedArray, change: Callable[[str], str] | None = None) -> pa.Array:

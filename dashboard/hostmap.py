@@ -142,7 +142,10 @@ def _squares(parts: list[str], groups: Sequence[tuple[str, Sequence[Status]]], y
         for status in statuses:
             if x + _SQUARE > _WIDTH:
                 x, line_top = float(_NAME_WIDTH), line_top + _PITCH
-            paths.setdefault(status, []).append(_shape(status, x, line_top))
+            shapes = paths.get(status)
+            if shapes is None:
+                shapes = paths[status] = []
+            shapes.append(f"M{x:g} {line_top}{_SHAPES[status]}")
             x += _PITCH
             drawn = True
         x += 5
@@ -151,16 +154,16 @@ def _squares(parts: list[str], groups: Sequence[tuple[str, Sequence[Status]]], y
     return line_top + _SQUARE if drawn else y
 
 
-def _shape(status: Status, x: float, y: float) -> str:
-    """A triangle for a warning, a cross for a critical one, a square otherwise: the shape repeats the colour."""
-    left, top = f"{x:g}", f"{y:g}"
-    if status is Status.WARNING:
-        return f"M{x + 3.5:g} {top}l3.5 7h-7z"
-    if status is Status.CRITICAL:
-        return f"M{left} {top}h2.2l1.3 2 1.3-2h2.2l-2.3 3.5 2.3 3.5h-2.2l-1.3-2-1.3 2h-2.2l2.3-3.5z"
-    if status is Status.OK:
-        return f"M{left} {top}h7v7h-7z"
-    return f"M{left} {top}h7v7h-7zM{x + 1.5:g} {y + 1.5:g}v4h4v-4z"
+_HOLLOW = "h7v7h-7zm1.5 1.5v4h4v-4z"
+#: Path from a square's upper left corner. A triangle for a warning, a cross for a critical one, a hollow square for
+#: what is not known: the shape repeats the colour.
+_SHAPES = {
+    Status.OK: "h7v7h-7z",
+    Status.WARNING: "m3.5 0l3.5 7h-7z",
+    Status.CRITICAL: "h2.2l1.3 2 1.3-2h2.2l-2.3 3.5 2.3 3.5h-2.2l-1.3-2-1.3 2h-2.2l2.3-3.5z",
+    Status.UNKNOWN: _HOLLOW,
+    Status.NONE: _HOLLOW,
+}
 
 
 def _legend(parts: list[str], y: int, colours: Palette) -> int:
@@ -176,7 +179,7 @@ def _legend(parts: list[str], y: int, colours: Palette) -> int:
     parts.append(_text(316, y + 8, "bar at the foot = memory", 9.5, colours.faint, 40))
     x = 440
     for status, words in ((Status.OK, "ok"), (Status.WARNING, "warn"), (Status.CRITICAL, "crit")):
-        parts.append(f'<path d="{_shape(status, x, y + 1)}" fill="{colours.of(status)}"/>')
+        parts.append(f'<path d="M{x} {y + 1}{_SHAPES[status]}" fill="{colours.of(status)}"/>')
         parts.append(_text(x + 10, y + 8, words, 9.5, colours.faint, 10))
         x += 12 + 7 * len(words)
     return y + 12

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute  # its functions are made at run time, no type checker sees them
 import streamlit as st
 
 from dashboard import charts, fleet_panels, hostmap, navigation, panels
@@ -13,9 +16,14 @@ from dashboard import format as fmt
 from dashboard.events import marks
 from dashboard.look import Look
 from dashboard.panels import Card
-from dashboard.theme import Status
-from queries.answer import Answer
+from dashboard.theme import Palette, Status
+from fleet.model import Scope, Window
+from fleet.severity import Thresholds
+from queries import overview
+from queries.events import recent_events
+from store import Store
 
+pc: Any = pyarrow.compute
 Row = Mapping[str, Any]
 MAP_HEIGHT = 208
 #: Events of a whole fleet that are worth a mark; a crash loop's starts would cover everything.
@@ -100,15 +108,21 @@ def _card(label: str, value: str, row: Row, words: Any, good: str | None, note: 
     )
 
 
-def host_rows(rows: Sequence[Row]) -> list[hostmap.HostRow]:
-    """The rows of the query as the map draws them."""
-    hosts: dict[str, tuple[list[hostmap.Tile], dict[str, list[Status]]]] = {}
-    for row in rows:
-        tiles, groups = hosts.setdefault(row["host"], ([], {}))
-        if row["kind"] == "gpu":
-            tiles.append(_tile(row))
-        else:
-            groups.setdefault(row["tenant"], []).append(fleet_panels.LEVELS[row["level"]])
+def host_rows(found: pa.Table) -> list[hostmap.HostRow]:
+    """The rows of the query as the map draws them; only the columns that are drawn are taken out of the table."""
+    hosts: dict[str, tuple[list[hostmap.Tile], dict[str, list[Status]]]] = {
+        host: ([], {}) for host in pc.unique(found["host"]).to_pylist()
+    }
+    with_gpu = pc.equal(found["kind"], "gpu")
+    for row in found.filter(with_gpu).to_pylist():
+        hosts[row["host"]][0].append(_tile(row))
+    others = found.filter(pc.invert(with_gpu)).select(["host", "tenant", "level"])
+    for host, tenant, level in zip(*(column.to_pylist() for column in others.columns), strict=True):
+        groups = hosts[host][1]
+        statuses = groups.get(tenant)
+        if statuses is None:
+            statuses = groups[tenant] = []
+        statuses.append(fleet_panels.LEVELS[level])
     return [
         hostmap.HostRow(host=fleet_panels.short_host(host), tiles=tiles, containers=list(groups.items()))
         for host, (tiles, groups) in hosts.items()
@@ -134,31 +148,68 @@ def short_model(name: str) -> str:
     return words[0] if words else name
 
 
-def fleet_map(look: Look, found: Answer) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """The map as it is sent, and in words; `hosts` 0 = there is nothing to draw."""
+
+    svg: str
+    words: str
+    hosts: int
+
+
+def fleet_picture(
+    store: Store, scope: Scope, window: Window, colours: Palette, *, host: str | None, limits: Thresholds | None = None
+) -> Picture:
+    """The map, drawn once per snapshot for everybody who looks at it."""
+    rows = host_rows(overview.host_map(store, scope, window, host=host, limits=limits).rows)
+    return Picture(svg=hostmap.draw(rows, colours), words=hostmap.describe(rows), hosts=len(rows))
+
+
+def fleet_map(picture: Picture) -> None:
     """Hosts, their GPUs and the other containers."""
-    rows = host_rows(found.rows.to_pylist())
     panels.title("Hosts and GPUs", "fill: SM activity; squares: containers without a GPU")
-    if not rows:
+    if not picture.hosts:
         panels.nothing("No host in this view", height=MAP_HEIGHT)
         return
     with st.container(height=MAP_HEIGHT, border=False):
-        st.image(hostmap.draw(rows, look.colours), width="stretch", alt=hostmap.describe(rows))
+        st.image(picture.svg, width="stretch", alt=picture.words)
 
 
-def activity(look: Look, found: Answer, events: Answer) -> None:
-    """GPUs' worth of SM activity, stacked by tenant."""
-    table = found.rows
-    panels.title("GPU activity by tenant", "GPUs' worth of SM time")
+def activity_figure(
+    store: Store, scope: Scope, window: Window, colours: Palette, *, host: str | None
+) -> panels.Figure | None:
+    """GPUs' worth of SM activity by tenant with event marks, written once per snapshot; None = nothing to show."""
+    table = overview.gpu_activity_by_tenant(store, scope, window, host=host).rows
     if not table.num_rows:
+        return None
+    lines, axis = stacked_lines(table, "tenant", "gpus_busy", colours)
+    happened = recent_events(store, scope, window, host=host, limit=60).rows.to_pylist()
+    told = [row for row in happened if row["kind"] in TOLD]
+    return panels.figure(charts.series("", axis, lines, colours, marks=marks(told, colours)))
+
+
+def activity(figure: panels.Figure | None) -> None:
+    """GPUs' worth of SM activity, stacked by tenant."""
+    panels.title("GPU activity by tenant", "GPUs' worth of SM time")
+    if figure is None:
         panels.nothing("No GPU was attributed to a container in this range", height=MAP_HEIGHT)
         return
-    lines, axis = stack(table, "tenant", "gpus_busy", look)
-    told = [row for row in events.rows.to_pylist() if row["kind"] in TOLD]
-    spec = charts.series("", axis, lines, look.colours, marks=marks(told, look.colours))
-    panels.chart(spec, key="activity", alt="GPUs busy over time, stacked by tenant", height=MAP_HEIGHT)
+    panels.chart(figure, key="activity", alt="GPUs busy over time, stacked by tenant", height=MAP_HEIGHT)
 
 
 def stack(table: Any, by: str, value: str, look: Look, *, shown: int = 7) -> tuple[list[charts.Line], charts.Axis]:  # noqa: ANN401
+    """As `stacked_lines`, in the colours of the look."""
+    return stacked_lines(table, by, value, look.colours, shown=shown)
+
+
+def stacked_lines(
+    table: Any,  # noqa: ANN401
+    by: str,
+    value: str,
+    colours: Palette,
+    *,
+    shown: int = 7,
+) -> tuple[list[charts.Line], charts.Axis]:
     """Lines of a long table (`by`, t, `value`); the smallest beyond `shown` become one, nobody's share is grey."""
     names = table[by].to_pylist()
     order = list(dict.fromkeys(names))
@@ -167,13 +218,13 @@ def stack(table: Any, by: str, value: str, look: Look, *, shown: int = 7) -> tup
     values = table[value].to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(order), points)
     own = [index for index, name in enumerate(order) if name]
     lines = [
-        charts.Line(name=order[index], values=values[index], stacked=True, colour=look.colours.series[place % 8])
+        charts.Line(name=order[index], values=values[index], stacked=True, colour=colours.series[place % 8])
         for place, index in enumerate(own[:shown])
     ]
     if own[shown:]:
         rest = np.nansum(values[own[shown:]], axis=0).astype(np.float32)
-        lines.append(charts.Line(name="others", values=rest, stacked=True, colour=look.colours.series[7]))
+        lines.append(charts.Line(name="others", values=rest, stacked=True, colour=colours.series[7]))
     if "" in order:
         nobody = values[order.index("")]
-        lines.append(charts.Line(name="unattributed", values=nobody, stacked=True, colour=look.colours.unknown))
+        lines.append(charts.Line(name="unattributed", values=nobody, stacked=True, colour=colours.unknown))
     return lines, axis

@@ -37,8 +37,8 @@ def chart_json(spec: Mapping[str, object]) -> str:
     return json.dumps(spec, default=_typed, separators=(",", ":"), allow_nan=False)
 
 
-def plotly(spec: Mapping[str, object], *, key: str, height: int, alt: str) -> None:
-    """Draw a finished Plotly figure.
+def plotly(spec: str, *, key: str, height: int, alt: str) -> None:
+    """Draw a finished Plotly figure: what `chart_json` wrote.
 
     `st.plotly_chart` would validate the dict through `plotly.graph_objects` (5 times the processor time), write dates
     as text, and derive the element's identity from the data, so each tick would throw the drawing away and
@@ -46,7 +46,7 @@ def plotly(spec: Mapping[str, object], *, key: str, height: int, alt: str) -> No
     """
     proto = PlotlyChartProto()
     proto.theme = ""
-    proto.spec = chart_json(spec)
+    proto.spec = spec
     proto.config = '{"displayModeBar":false,"scrollZoom":false,"doubleClick":"reset"}'
     proto.alt = alt
     proto.id = f"aifleet-chart-{key}"

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import fleet_panels, frame, navigation, overview_panels, panels
 from dashboard.look import Look
-from queries import containers, events, overview
+from queries import containers, overview
 
 visit = frame.visit()
 
@@ -20,14 +20,13 @@ def render(look: Look) -> None:
     look.ahead(overview.fleet_numbers, host=host)
     look.ahead(containers.container_table, host=host, limit=10)
     look.ahead(overview.verdict, host=host)
-    look.ahead(overview.host_map, host=host)
-    look.ahead(overview.gpu_activity_by_tenant, host=host)
-    happened = look.ask(events.recent_events, host=host, limit=60)
+    look.ahead(overview_panels.fleet_picture, look.colours, host=host)
+    look.ahead(overview_panels.activity_figure, look.colours, host=host)
     found = look.ask(overview.fleet_numbers, host=host)
     worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
     verdict = look.ask(overview.verdict, host=host).rows.to_pylist()[0]
-    placed = look.ask(overview.host_map, host=host)
-    busy = look.ask(overview.gpu_activity_by_tenant, host=host)
+    picture = look.ask(overview_panels.fleet_picture, look.colours, host=host)
+    figure = look.ask(overview_panels.activity_figure, look.colours, host=host)
 
     numbers = {row["name"]: row for row in found.rows.to_pylist()}
     frame.headline(look, overview_panels.sentence(verdict, int(numbers["containers_running"]["total"] or 0)))
@@ -35,9 +34,9 @@ def render(look: Look) -> None:
     overview_panels.cards(numbers, fleet=look.scope.tenants is None)
     left, right = st.columns(2, gap="medium")
     with left:
-        overview_panels.fleet_map(look, placed)
+        overview_panels.fleet_map(picture)
     with right:
-        overview_panels.activity(look, busy, happened)
+        overview_panels.activity(figure)
     panels.title("Worst ten", "by severity; select one to open it")
     if worst:
         fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)

@@ -41,3 +41,10 @@ def test_the_map_has_a_sentence_for_those_who_cannot_see_it():
     assert hostmap.describe([row]) == (
         "Map of 1 hosts with 2 GPUs: 1 busy, 0 free, 1 held but idle, 0 with errors; 3 containers."
     )
+
+
+def test_the_squares_of_each_status_are_one_path_and_lie_in_a_row():
+    row = hostmap.HostRow(host="h", tiles=[tile()], containers=[("a", [Status.OK, Status.OK]), ("b", [Status.OK])])
+    svg = hostmap.draw([row], DARK)
+    # 92 is where names end; squares are 9 apart, tenants 5 more.
+    assert f'<path d="M92 37h7v7h-7zM101 37h7v7h-7zM115 37h7v7h-7z" fill="{DARK.ok}"/>' in svg

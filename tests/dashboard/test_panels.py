@@ -21,10 +21,17 @@ def test_csv_holds_what_is_shown_and_runs_nothing_in_a_spreadsheet():
 def test_sparklines_keep_spikes_and_never_grow():
     values = [0.0] * 500
     values[333] = 1.0
-    line = panels.spark_array([values, None, [None, None], [None, 0.5]]).to_pylist()
+    line = panels.spark_array([values, None, [None] * 500, [None] * 400 + [0.5] + [None] * 99]).to_pylist()
     assert len(line[0]) == 24
     assert max(line[0]) == 100
-    assert line[1:] == [None, None, [50, 50]]
+    assert line[1:] == [None, None, [50] * 24]
+
+
+def test_a_sparkline_bridges_what_was_not_seen_with_the_value_before():
+    assert panels.spark_array([[None, 0.25, None, 0.75], None]).to_pylist() == [[25, 25, 25, 75], None]
+    assert panels.spark_array([[1.4, -0.1]]).to_pylist() == [[100, 0]]  # a share cannot leave 0-100
+    assert panels.spark_array([None, []]).to_pylist() == [None, None]
+    assert panels.spark_array([]).to_pylist() == []
 
 
 def test_a_number_whose_trend_has_a_gap_is_shown_with_the_gap():

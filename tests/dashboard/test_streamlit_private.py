@@ -23,7 +23,8 @@ def test_a_chart_reaches_the_browser_whole_and_keeps_its_identity_when_its_data_
 
         values = np.ones(3, dtype=np.float32) * (1 if st.button("more") else 2)
         with st.container():
-            streamlit_private.plotly({"data": [{"y": values}], "layout": {}}, key="k", height=120, alt="three ones")
+            spec = streamlit_private.chart_json({"data": [{"y": values}], "layout": {}})
+            streamlit_private.plotly(spec, key="k", height=120, alt="three ones")
 
     app = AppTest.from_function(page).run()
     assert not app.exception
