@@ -2,15 +2,18 @@
 
 The child answers one request with a `Begin` per device it is about to touch, a `DeviceReading` per device and one
 `End`. So whatever was read before the driver stopped answering is not lost, and the device that hangs has a name.
+A `Happened` may come at any time, also between two requests: an XID often is the last thing heard of a driver.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from functools import cache
+from itertools import starmap
+from typing import NamedTuple, TypeVar, cast
 
 _T = TypeVar("_T")
 
@@ -44,6 +47,8 @@ class Metrics:
     memory_used_bytes: int | None = None
     memory_reserved_bytes: int | None = None
     memory_total_bytes: int | None = None
+    encoder_ratio: float | None = None
+    decoder_ratio: float | None = None
     power_watts: float | None = None
     power_limit_watts: float | None = None
     energy_millijoules: int | None = None  # since the driver was loaded
@@ -57,11 +62,20 @@ class Metrics:
     remapped_rows: int | None = None
     remap_pending: bool | None = None
     remap_failed: bool | None = None
+    recovery_action: int | None = None  # field 230; 0 = none
+    # Since the driver was loaded. PCIe may be a 32-bit counter that wraps; NVLink is the sum of all links.
+    pcie_receive_bytes: int | None = None
+    pcie_transmit_bytes: int | None = None
+    nvlink_receive_kibibytes: int | None = None
+    nvlink_transmit_kibibytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What does not change while a device exists. MIG devices have a parent and their instance ids."""
+    """What does not change while a device exists. MIG devices have a parent and their instance ids.
+
+    mig_enabled: the GPU is in MIG mode, also said of its MIG devices. slice_ratio: by compute slices, 1 = a whole GPU.
+    """
 
     uuid: str
     index: int
@@ -73,10 +87,10 @@ class Identity:
     mig_index: int | None = None
     gpu_instance: int | None = None
     compute_instance: int | None = None
+    slice_ratio: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process with a context on a device. `memory_bytes` None = not available; `kinds`: letters of C, G, M (MPS)."""
 
     pid: int
@@ -86,8 +100,7 @@ class Process:
     kinds: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One row of the driver's process utilisation, unfiltered."""
 
     pid: int
@@ -111,12 +124,25 @@ class DeviceReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverEvent:
-    """Something the driver reported by itself. `kind` is the NVML event type bit; `data` is the XID for type 8."""
+    """Something the driver reported by itself. `kind` is the NVML event type bit; `data` is the XID for type 8.
+
+    sequence: counts the events of one child, so that the same XID twice within a millisecond is two events.
+    """
 
     at: float  # Unix time of arrival
     uuid: str
     kind: int
     data: int
+    sequence: int = 0
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """The driver reported something."""
+
+    event: DriverEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,22 +156,33 @@ class Begin:
 class End:
     """The sweep is over. code: 0, or the NVML error that ended it as a whole; `doing` says in which step.
 
-    missing: index -> code of GPUs that the driver counts but does not open.
+    missing: index -> code of GPUs that the driver counts but does not open. relisted: the devices were looked for anew.
     """
 
     code: int = 0
     doing: str = ""
     driver_version: str = ""
-    events: tuple[DriverEvent, ...] = ()
+    relisted: bool = False
     missing: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-Answer = Begin | DeviceReading | End
+Answer = Begin | DeviceReading | End | Happened
 
 
 def encode(message: Request | Answer) -> bytes:
     """One line of JSON."""
-    document = {"type": type(message).__name__, **dataclasses.asdict(message)}
+    document: dict[str, object] = {"type": type(message).__name__, **_of(message)}
+    match message:
+        case DeviceReading():
+            # Most numbers of most devices are there or None together, and a list of processes is the long part:
+            # `dataclasses.asdict` would copy all of it, which takes longer than asking the driver.
+            metrics = _of(message.metrics)
+            document["identity"] = _of(message.identity)
+            document["metrics"] = {name: value for name, value in metrics.items() if value is not None}
+        case Happened():
+            document["event"] = _of(message.event)
+        case _:
+            pass
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
@@ -163,15 +200,18 @@ def decode_answer(line: bytes) -> Answer:
     if kind == "Begin":
         return _built(Begin, fields)
     if kind == "End":
-        fields["events"] = tuple(_built(DriverEvent, event) for event in _objects(fields.get("events")) or ())
         return _built(End, fields)
+    if kind == "Happened":
+        return Happened(event=_built(DriverEvent, fields.get("event")))
     if kind != "DeviceReading":
-        raise ValueError(f"message: found type {kind!r}, expected Begin, DeviceReading or End")
+        raise ValueError(f"message: found type {kind!r}, expected Begin, DeviceReading, Happened or End")
     fields["identity"] = _built(Identity, cast("dict[str, object]", fields.get("identity")))
     fields["metrics"] = _built(Metrics, cast("dict[str, object]", fields.get("metrics")))
-    for name, item_type in (("processes", Process), ("samples", Sample)):
-        found = _objects(fields.get(name))
-        fields[name] = None if found is None else tuple(_built(item_type, item) for item in found)
+    try:
+        fields["processes"] = _tuples(Process, fields.get("processes"))
+        fields["samples"] = _tuples(Sample, fields.get("samples"))
+    except TypeError as error:
+        raise ValueError(f"message: {error}") from error
     return _built(DeviceReading, fields)
 
 
@@ -183,8 +223,19 @@ def _fields(line: bytes) -> tuple[str, dict[str, object]]:
     return str(fields.pop("type", "")), fields
 
 
-def _objects(value: object) -> list[dict[str, object]] | None:
-    return cast("list[dict[str, object]]", value) if isinstance(value, list) else None
+def _of(message: object) -> dict[str, object]:
+    """The fields of a dataclass, not those of the dataclasses in it."""
+    return {name: getattr(message, name) for name in _names(type(message))}
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def _tuples(kind: Callable[..., _T], value: object) -> tuple[_T, ...] | None:
+    """Rows sent as arrays. Raises TypeError."""
+    return tuple(starmap(kind, cast("list[list[object]]", value))) if isinstance(value, list) else None
 
 
 def _built(kind: type[_T], fields: object) -> _T:

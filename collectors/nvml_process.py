@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from collectors.nvml_messages import Begin, DeviceReading, End, Request, decode_answer, encode
+from collectors.nvml_messages import Begin, DeviceReading, DriverEvent, End, Happened, Request, decode_answer, encode
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Sweep:
     """What came back. `end` None: the driver stopped answering; `hung` is the device it was asked about, if any."""
 
     devices: tuple[DeviceReading, ...] = ()
+    events: tuple[DriverEvent, ...] = ()
     end: End | None = None
     hung: str = ""
 
@@ -66,6 +67,7 @@ class NvmlProcess:
         self._start_child = start or self._spawn
         self._child: subprocess.Popen[bytes] | None = None
         self._lost: list[subprocess.Popen[bytes]] = []
+        self._events: list[DriverEvent] = []  # kept over a child that goes: the next sweep tells them
         self._buffer = bytearray()
         self._fresh = False
 
@@ -87,7 +89,7 @@ class NvmlProcess:
                 line = self._line(child, self._start_timeout if self._fresh else self._call_timeout)
                 if line is None:
                     self._abandon("no answer from the driver")
-                    return Sweep(devices=tuple(devices), hung=hung)
+                    return Sweep(devices=tuple(devices), events=self._take_events(), hung=hung)
                 message = decode_answer(line)
                 # The time to start Python is over as soon as anything is heard.
                 self._fresh = False
@@ -96,8 +98,10 @@ class NvmlProcess:
                         hung = message.uuid
                     case DeviceReading():
                         devices.append(message)
+                    case Happened():
+                        self._events.append(message.event)
                     case End():
-                        return Sweep(devices=tuple(devices), end=message)
+                        return Sweep(devices=tuple(devices), events=self._take_events(), end=message)
         except (OSError, ValueError) as error:
             self._abandon("the child is gone or spoke nonsense")
             raise ChildGoneError(str(error)) from error
@@ -117,6 +121,10 @@ class NvmlProcess:
     def restart(self) -> None:
         """Give up this child, so that the next sweep loads the library anew (after a driver upgrade)."""
         self.stop()
+
+    def _take_events(self) -> tuple[DriverEvent, ...]:
+        events, self._events = tuple(self._events), []
+        return events
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._child.poll() is None:

@@ -6,66 +6,59 @@ Which call, how often and what its errors mean: nvml.h and the behaviour of othe
 
 from __future__ import annotations
 
-import logging
-import math
+import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
 
-from collectors.nvml_events import EventListener
+from collectors.nvml_calls import (
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    INVALID_ARGUMENT,
+    VERSION_MISMATCH,
+    Calls,
+    DeviceLostError,
+    Handle,
+)
+from collectors.nvml_events import EventListener, Tell
+from collectors.nvml_fields import FieldValues
+from collectors.nvml_gpm import Gpm
+from collectors.nvml_lists import read_processes, read_samples
 from collectors.nvml_messages import Answer, Begin, DeviceReading, End, Identity, Metrics, Process, Request, Sample
 
-logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
-Handle: TypeAlias = Any  # opaque pointers and ctypes structures of the untyped binding
-
-# NVML return codes (nvml.h).
-NOT_FOUND = 6
-INVALID_ARGUMENT = 2
-INSUFFICIENT_SIZE = 7
-FUNCTION_NOT_FOUND = 13
-GPU_IS_LOST = 15
-_NO_DATA = 21
-
-_NOT_AVAILABLE_32 = 0xFFFFFFFF
-_POWER_INSTANT, _POWER_AVERAGE, _MEMORY_TEMPERATURE = 186, 185, 82
-_FIELDS = (_POWER_INSTANT, _POWER_AVERAGE, _MEMORY_TEMPERATURE)
-# GPM metric ids: SM activity, occupancy, any tensor, DRAM bandwidth; percent.
-_GPM = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 5: "tensor_active_ratio", 10: "dram_active_ratio"}
-_GPM_VERSION = 1
-# The driver wants two samples at least 100 ms apart.
-_GPM_MINIMUM_SECONDS = 0.1
-_LISTS = (
-    ("C", "nvmlDeviceGetComputeRunningProcesses_v3"),
-    ("G", "nvmlDeviceGetGraphicsRunningProcesses_v3"),
-    ("M", "nvmlDeviceGetMPSComputeRunningProcesses_v3"),
-)
-
-
-class DeviceLostError(Exception):
-    """The driver says that this GPU is gone: nothing more can be asked of it."""
+# `1c.3g.40gb`: compute slices of the compute instance, else those of the whole GPU instance.
+_SLICES = re.compile(r"(?:(\d+)c\.)?(\d+)g\.")
+_USUAL_SLICES = 7
 
 
 @dataclass(slots=True)
 class Device:
-    """An opened device. `gpm`: the older of the two samples that GPM needs, and when it was taken; False = never."""
+    """An opened device, with what is remembered of it from sweep to sweep."""
 
     identity: Identity
     handle: Handle
+    gpm: Gpm
+    fields: FieldValues
     parent: Handle = None
-    memory_v1: bool = False
-    gpm: tuple[Handle, float] | bool = True
+    memory_v1: bool = field(default=False)
 
 
 class NvmlReader:
     """Holds the library open and the devices listed. One thread at a time, but for the event listener."""
 
-    def __init__(self, library: ModuleType, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, library: ModuleType, *, tell: Tell | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """tell: takes each event of the driver at once, from a thread of its own; None = nobody listens."""
+        self._calls = Calls(library)
         self._nvml = library
+        self._tell = tell
         self._monotonic = monotonic
         self._devices: list[Device] | None = None
+        self._places: set[tuple[str, int, int]] = set()  # GPU, GPU instance, compute instance of each MIG device
+        self._doubtful = False
+        self._doubted: set[str] = set()  # devices that listing anew did not mend: not again before it is asked for
         self._missing: dict[str, int] = {}
         self._driver_version = ""
         self._events: EventListener | None = None
@@ -73,11 +66,15 @@ class NvmlReader:
     def sweep(self, request: Request) -> Iterator[Answer]:
         """Answers one request; ends with `End` whatever happens in the driver."""
         doing = "opening the driver"
+        relist = request.relist or self._doubtful
         try:
             if self._devices is None:
+                relist = True
                 self._nvml.nvmlInitWithFlags(0)
                 self._driver_version = str(self._nvml.nvmlSystemGetDriverVersion())
-            if self._devices is None or request.relist:
+            if request.relist:
+                self._doubted.clear()
+            if relist:
                 doing = "listing the GPUs"
                 self._list(request.skip_indices)
         except self._nvml.NVMLError as error:
@@ -90,12 +87,11 @@ class NvmlReader:
             if uuid in request.skip or parent in request.skip:
                 continue
             yield Begin(uuid=uuid)
-            yield self._read(device, request)
-        yield End(
-            driver_version=self._driver_version,
-            events=self._events.drain() if self._events else (),
-            missing=self._missing,
-        )
+            reading = self._read(device, request)
+            if self._doubt(reading) and parent and not relist:
+                continue  # a MIG device that a reconfiguration took away: it is looked for before it is said to fail
+            yield reading
+        yield End(driver_version=self._driver_version, missing=self._missing, relisted=relist)
 
     def close(self) -> None:
         """Stop listening and release the driver, so that it can be unloaded."""
@@ -108,7 +104,7 @@ class NvmlReader:
     # --- listing -------------------------------------------------------------------------------------------------
 
     def _list(self, skip: tuple[int, ...]) -> None:
-        """Open every GPU and MIG device. What is known and still there keeps its GPM sample."""
+        """Open every GPU and MIG device. What is known and still there keeps its memory."""
         known = {device.identity.uuid: device for device in self._devices or ()}
         found: list[Device] = []
         self._missing = {}
@@ -118,62 +114,102 @@ class NvmlReader:
                 continue
             try:
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-                device = self._open(handle, index)
+                device = self._open(handle, index, known)
+                found += [device, *self._open_mig(device, known)]
             except self._nvml.NVMLError as error:
                 # A lost GPU keeps its number but cannot be opened: the others must not suffer.
                 self._missing[str(index)] = error.value
-                continue
-            found += [device, *self._open_mig(device)]
-        for device in found:
-            old = known.get(device.identity.uuid)
-            if old is not None and old.identity == device.identity:
-                device.gpm, device.memory_v1 = old.gpm, old.memory_v1
         self._devices = found
+        kept = {id(device) for device in found}
+        for device in known.values():
+            if id(device) not in kept:
+                device.gpm.close()
+        self._places = {
+            (one.identity.parent_uuid, one.identity.gpu_instance or 0, one.identity.compute_instance or 0)
+            for one in found
+            if one.identity.parent_uuid
+        }
+        self._doubtful = False
 
-    def _open(self, handle: Handle, index: int) -> Device:
-        nvml = self._nvml
+    def _open(self, handle: Handle, index: int, known: Mapping[str, Device]) -> Device:
+        """The device behind a handle: the known one, or one that is asked for what does not change."""
+        nvml, attempt = self._nvml, self._calls.attempt
         uuid = str(nvml.nvmlDeviceGetUUID(handle))
-        mode = self._try(lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
-        bus = self._try(lambda: nvml.nvmlDeviceGetPciInfo_v3(handle).busId)
-        return Device(
-            Identity(
-                uuid=uuid,
-                index=index,
-                name=str(self._try(lambda: nvml.nvmlDeviceGetName(handle)) or ""),
-                pci_bus_id=bus.decode("ascii", "replace") if isinstance(bus, bytes) else str(bus or ""),
-                minor_number=self._try(lambda: int(nvml.nvmlDeviceGetMinorNumber(handle))),
-                mig_enabled=mode == 1,
-            ),
-            handle,
+        mode = attempt(lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
+        old = known.get(uuid)
+        if old and old.identity.index == index and old.identity.mig_enabled == (mode == 1) and _same(old, handle):
+            return old
+        bus = attempt(lambda: nvml.nvmlDeviceGetPciInfo_v3(handle).busId)
+        identity = Identity(
+            uuid=uuid,
+            index=index,
+            name=str(attempt(lambda: nvml.nvmlDeviceGetName(handle)) or ""),
+            pci_bus_id=bus.decode("ascii", "replace") if isinstance(bus, bytes) else str(bus or ""),
+            minor_number=attempt(lambda: int(nvml.nvmlDeviceGetMinorNumber(handle))),
+            mig_enabled=mode == 1,
         )
+        gpm = Gpm(self._calls, handle, busy=mode == 1, monotonic=self._monotonic)
+        return Device(identity, handle, gpm, FieldValues(self._calls, handle))
 
-    def _open_mig(self, parent: Device) -> Iterator[Device]:
+    def _open_mig(self, parent: Device, known: Mapping[str, Device]) -> Iterator[Device]:
         """MIG devices of a GPU in MIG mode; NOT_FOUND and INVALID_ARGUMENT are empty places, not ends."""
         if not parent.identity.mig_enabled:
             return
-        nvml = self._nvml
-        places = self._try(lambda: int(nvml.nvmlDeviceGetMaxMigDeviceCount(parent.handle))) or 0
+        nvml, attempt = self._nvml, self._calls.attempt
+        places = attempt(lambda: int(nvml.nvmlDeviceGetMaxMigDeviceCount(parent.handle))) or 0
         for place in range(places):
+            parts = (parent.identity.uuid, place)
             try:
                 handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent.handle, place)
+                uuid = str(nvml.nvmlDeviceGetUUID(handle))
+                old = known.get(uuid)
+                if old and (old.identity.parent_uuid, old.identity.mig_index) == parts and _same(old, handle):
+                    yield old
+                    continue
+                name = str(attempt(lambda handle=handle: nvml.nvmlDeviceGetName(handle)) or parent.identity.name)
                 identity = replace(
                     parent.identity,
-                    uuid=str(nvml.nvmlDeviceGetUUID(handle)),
-                    name=str(self._try(lambda handle=handle: nvml.nvmlDeviceGetName(handle)) or parent.identity.name),
+                    uuid=uuid,
+                    name=name,
                     minor_number=None,
                     parent_uuid=parent.identity.uuid,
                     mig_index=place,
                     gpu_instance=int(nvml.nvmlDeviceGetGpuInstanceId(handle)),
                     compute_instance=int(nvml.nvmlDeviceGetComputeInstanceId(handle)),
+                    slice_ratio=self._slice_ratio(handle, name, places),
                 )
-            except nvml.NVMLError:
+            except nvml.NVMLError as error:
+                if error.value == GPU_IS_LOST:
+                    raise
                 continue
-            yield Device(identity, handle, parent.handle)
+            gpm = Gpm(self._calls, parent.handle, identity.gpu_instance, busy=True, monotonic=self._monotonic)
+            yield Device(identity, handle, gpm, parent.fields, parent.handle)
+
+    def _slice_ratio(self, handle: Handle, name: str, places: int) -> float:
+        """Share of the GPU by compute slices; a GPU has as many as it can have MIG devices (7, some 4)."""
+        attributes = self._calls.attempt(lambda: self._nvml.nvmlDeviceGetAttributes_v2(handle))
+        slices = 0 if attributes is None else int(attributes.computeInstanceSliceCount)
+        if not slices and (profile := _SLICES.search(name.rpartition(" ")[2])):
+            slices = int(profile[1] or profile[2])
+        return min(1.0, slices / (places or _USUAL_SLICES)) if slices else 1.0 / (places or _USUAL_SLICES)
 
     def _listen(self) -> None:
+        if self._tell is None:
+            return
         if self._events is None:
-            self._events = EventListener(self._nvml)
+            self._events = EventListener(self._nvml, self._tell)
         self._events.watch({device.identity.uuid: device.handle for device in self._devices or () if not device.parent})
+
+    def _doubt(self, reading: DeviceReading) -> bool:
+        """Whether the list of devices is out of date, as this device shows: its handle died, or its parts changed."""
+        one = reading.identity
+        dead = INVALID_ARGUMENT in {reading.errors.get("memory_used_bytes"), reading.errors.get("processes")}
+        places = {(one.uuid, each.gpu_instance or 0, each.compute_instance or 0) for each in reading.processes or ()}
+        moved = one.mig_enabled and bool(places - self._places - {(one.uuid, 0, 0)})
+        if (dead or moved) and one.uuid not in self._doubted:
+            self._doubted.add(one.uuid)
+            self._doubtful = True
+        return dead
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -185,8 +221,9 @@ class NvmlReader:
         try:
             self._read_metrics(device, request, values, errors)
             if request.processes and not device.parent:
-                processes = self._processes(device, errors)
-                samples = self._samples(device, request.since_us.get(device.identity.uuid, 0), errors)
+                processes = read_processes(self._calls, device.handle, errors)
+                since_us = request.since_us.get(device.identity.uuid, 0)
+                samples = read_samples(self._calls, device.handle, since_us, errors)
         except DeviceLostError:
             errors["device"] = GPU_IS_LOST
         return DeviceReading(
@@ -199,17 +236,20 @@ class NvmlReader:
         nvml, handle = self._nvml, device.handle
 
         def ask(name: str, call: Callable[[], Handle]) -> Handle:
-            answer = self._ask(name, call, errors)
+            answer = self._calls.ask(name, call, errors)
             if answer is not None:
                 values[name] = answer
             return answer
 
         self._memory(device, values, errors)
-        self._gpm(device, values, errors)
         if device.parent:
+            device.gpm.read(values, errors)
             return  # power, temperature, clocks and errors belong to the whole board
         ask("busy_ratio", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
-        self._fields(handle, values, errors)
+        ask("encoder_ratio", lambda: nvml.nvmlDeviceGetEncoderUtilization(handle)[0] / 100)
+        ask("decoder_ratio", lambda: nvml.nvmlDeviceGetDecoderUtilization(handle)[0] / 100)
+        device.gpm.read(values, errors)
+        device.fields.read(values, errors, health=request.health)
         if "power_watts" not in values:
             ask("power_watts", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000)
         ask("power_limit_watts", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000)
@@ -223,7 +263,7 @@ class NvmlReader:
             volatile, count = nvml.NVML_VOLATILE_ECC, nvml.nvmlDeviceGetTotalEccErrors
             ask("ecc_corrected_count", lambda: int(count(handle, corrected, volatile)))
             ask("ecc_uncorrected_count", lambda: int(count(handle, uncorrected, volatile)))
-            remapped = self._ask("remapped_rows", lambda: nvml.nvmlDeviceGetRemappedRows(handle), errors)
+            remapped = self._calls.ask("remapped_rows", lambda: nvml.nvmlDeviceGetRemappedRows(handle), errors)
             if remapped is not None:
                 values["remapped_rows"] = int(remapped[0] + remapped[1])
                 values["remap_pending"], values["remap_failed"] = bool(remapped[2]), bool(remapped[3])
@@ -241,150 +281,22 @@ class NvmlReader:
         nvml = self._nvml
         version = None if device.memory_v1 else nvml.nvmlMemory_v2
         found: dict[str, int] = {}
-        memory = self._ask("memory_used_bytes", lambda: nvml.nvmlDeviceGetMemoryInfo(device.handle, version), found)
-        if memory is None and found["memory_used_bytes"] in {FUNCTION_NOT_FOUND, 25} and not device.memory_v1:
+        memory = self._calls.ask(
+            "memory_used_bytes", lambda: nvml.nvmlDeviceGetMemoryInfo(device.handle, version), found
+        )
+        too_old = found.get("memory_used_bytes") in {FUNCTION_NOT_FOUND, VERSION_MISMATCH}
+        if memory is None and too_old and not device.memory_v1:
             device.memory_v1 = True
             self._memory(device, values, errors)
             return
         errors.update(found)
         if memory is not None:
             values["memory_total_bytes"], values["memory_used_bytes"] = int(memory.total), int(memory.used)
-            if not device.memory_v1:
+            if device.memory_v1:
+                errors["memory_reserved_bytes"] = FUNCTION_NOT_FOUND
+            else:
                 values["memory_reserved_bytes"] = int(memory.reserved)
 
-    def _fields(self, handle: Handle, values: dict[str, Handle], errors: dict[str, int]) -> None:
-        """Instant power (else the 1 s average) and memory temperature in one call."""
-        found: dict[str, int] = {}
-        answers = self._ask("fields", lambda: self._nvml.nvmlDeviceGetFieldValues(handle, list(_FIELDS)), found)
-        if answers is None:
-            errors["memory_temperature_celsius"] = found["fields"]
-            return
-        by_id = {int(answer.fieldId): answer for answer in answers}
-        for field_id in (_POWER_INSTANT, _POWER_AVERAGE):
-            milliwatts = int(by_id[field_id].value.uiVal)
-            if by_id[field_id].nvmlReturn == 0 and milliwatts != _NOT_AVAILABLE_32 and "power_watts" not in values:
-                values["power_watts"] = milliwatts / 1000
-        memory = by_id[_MEMORY_TEMPERATURE]
-        if memory.nvmlReturn == 0:
-            values["memory_temperature_celsius"] = float(memory.value.uiVal)
-        else:
-            errors["memory_temperature_celsius"] = int(memory.nvmlReturn)
 
-    def _gpm(self, device: Device, values: dict[str, Handle], errors: dict[str, int]) -> None:
-        """Activity between the last sweep's sample and a new one; Hopper and later."""
-        nvml = self._nvml
-        if device.gpm is False:
-            errors["sm_active_ratio"] = 3
-            return
-        if device.gpm is True:
-            on = device.parent if device.parent else device.handle
-            supported = self._ask(
-                "sm_active_ratio", lambda: nvml.nvmlGpmQueryDeviceSupport(on).isSupportedDevice, errors
-            )
-            if not supported:
-                device.gpm = False
-                errors["sm_active_ratio"] = 3
-                return
-        previous = device.gpm if isinstance(device.gpm, tuple) else None
-        now = self._monotonic()
-        if previous and now - previous[1] < _GPM_MINIMUM_SECONDS:
-            return
-        sample = self._ask("sm_active_ratio", lambda: self._gpm_sample(device), errors)
-        if sample is None:
-            return
-        device.gpm = (sample, now)
-        if previous:
-            found = self._ask("sm_active_ratio", lambda: self._gpm_metrics(previous[0], sample), errors)
-            for metric in found or ():
-                name = _GPM[metric.metricId]
-                if metric.nvmlReturn == 0 and math.isfinite(metric.value):
-                    values[name] = min(1.0, max(0.0, metric.value / 100))
-                else:
-                    errors[name] = int(metric.nvmlReturn) or _NO_DATA
-            nvml.nvmlGpmSampleFree(previous[0])
-
-    def _gpm_sample(self, device: Device) -> Handle:
-        sample = self._nvml.nvmlGpmSampleAlloc()
-        try:
-            if device.parent:
-                self._nvml.nvmlGpmMigSampleGet(device.parent, device.identity.gpu_instance, sample)
-            else:
-                self._nvml.nvmlGpmSampleGet(device.handle, sample)
-        except self._nvml.NVMLError:
-            self._nvml.nvmlGpmSampleFree(sample)
-            raise
-        return sample
-
-    def _gpm_metrics(self, first: Handle, second: Handle) -> list[Handle]:
-        get = self._nvml.c_nvmlGpmMetricsGet_t()
-        get.version, get.numMetrics, get.sample1, get.sample2 = _GPM_VERSION, len(_GPM), first, second
-        for place, metric in enumerate(_GPM):
-            get.metrics[place].metricId = metric
-        self._nvml.nvmlGpmMetricsGet(get)
-        return [get.metrics[place] for place in range(len(_GPM))]
-
-    def _processes(self, device: Device, errors: dict[str, int]) -> tuple[Process, ...] | None:
-        """Compute, graphics and MPS lists merged by (pid, instance): one process may be in several, with one memory."""
-        merged: dict[tuple[int, int | None, int | None], Process] = {}
-        known = False
-        for kind, function in _LISTS:
-            found: dict[str, int] = {}
-            rows = self._ask("processes", lambda function=function: self._process_list(function, device.handle), found)
-            if rows is None:
-                # Graphics or MPS lists may be missing on a compute driver; without any list nothing is known.
-                if kind == "C":
-                    errors.update(found)
-                continue
-            known = True
-            for row in rows:
-                key = (int(row.pid), _instance(row.gpuInstanceId), _instance(row.computeInstanceId))
-                memory = None if row.usedGpuMemory is None else int(row.usedGpuMemory)
-                before = merged.get(key)
-                if before is None:
-                    merged[key] = Process(key[0], memory, key[1], key[2], kind)
-                else:
-                    memory = before.memory_bytes if memory is None else max(memory, before.memory_bytes or 0)
-                    merged[key] = replace(before, memory_bytes=memory, kinds=before.kinds + kind)
-        return tuple(merged.values()) if known and "processes" not in errors else None
-
-    def _process_list(self, function: str, handle: Handle) -> list[Handle]:
-        call = getattr(self._nvml, function)
-        try:
-            return call(handle)
-        except self._nvml.NVMLError as error:
-            if error.value != INSUFFICIENT_SIZE:
-                raise
-            return call(handle)  # processes were born between the two calls of the binding
-
-    def _samples(self, device: Device, since_us: int, errors: dict[str, int]) -> tuple[Sample, ...] | None:
-        """Rows newer than `since_us`. NOT_FOUND is the driver's word for "nobody used it": the empty tuple."""
-        found: dict[str, int] = {}
-        rows = self._ask("samples", lambda: self._nvml.nvmlDeviceGetProcessUtilization(device.handle, since_us), found)
-        if rows is not None:
-            return tuple(Sample(int(row.pid), int(row.timeStamp), int(row.smUtil)) for row in rows)
-        # The binding raises code 0 when the driver answers the question for the size with success: also nobody.
-        if found["samples"] in {0, NOT_FOUND}:
-            return ()
-        errors.update(found)
-        return None
-
-    def _ask(self, name: str, call: Callable[[], _T], errors: dict[str, int]) -> _T | None:
-        try:
-            return call()
-        except self._nvml.NVMLError as error:
-            if error.value == GPU_IS_LOST:
-                raise DeviceLostError from error
-            errors[name] = int(error.value)
-            return None
-
-    def _try(self, call: Callable[[], _T]) -> _T | None:
-        try:
-            return call()
-        except self._nvml.NVMLError as error:
-            if error.value == GPU_IS_LOST:
-                raise
-            return None
-
-
-def _instance(value: int) -> int | None:
-    return None if value == _NOT_AVAILABLE_32 else int(value)
+def _same(device: Device, handle: Handle) -> bool:
+    return EventListener.address(device.handle) == EventListener.address(handle)

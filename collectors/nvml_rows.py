@@ -9,26 +9,29 @@ from datetime import UTC, datetime, timedelta
 
 from collectors.nvml_events import DOUBLE_BIT_ECC, RECOVERY_ACTION, XID
 from collectors.nvml_messages import DeviceReading, DriverEvent, Identity
-from fleet.gpu_words import nvml_error, xid
+from collectors.nvml_states import DRIVER_UNAVAILABLE, DRIVER_UNRESPONSIVE, LOST, OK, RELEASED, RESET_REQUIRED
+from fleet.gpu_words import metric_gap, recovery, xid
 from fleet.increase import IncreaseTracker
 from fleet.model import Event, Gpu, GpuSample, Severity
-
-OK = "ok"
-LOST = "lost"
-RESET_REQUIRED = "reset_required"
-DRIVER_UNRESPONSIVE = "driver_unresponsive"
-DRIVER_UNAVAILABLE = "driver_unavailable"  # unloaded, or replaced under running processes
-#: NVML codes that mean the device as a whole, not one question to it.
-STATES = {15: LOST, 16: RESET_REQUIRED}
 
 _FACTS_PERIOD = timedelta(hours=1)
 # A gauge stands for its interval; after a longer silence it stands for one poll only, not for what was not seen.
 _LONGEST_INTERVALS = 3
+_TURN = 1 << 32
+# What the child calls by another unit than the stored column.
+_COLUMNS = {
+    "energy_millijoules": "energy_joules",
+    "ecc_corrected_count": "ecc_corrected",
+    "ecc_uncorrected_count": "ecc_uncorrected",
+    "nvlink_receive_kibibytes": "nvlink_receive_bytes",
+    "nvlink_transmit_kibibytes": "nvlink_transmit_bytes",
+}
 _TITLES: dict[str, tuple[Severity, str, str]] = {
     LOST: ("critical", "gpu_lost", "GPU lost"),
     RESET_REQUIRED: ("critical", "gpu_reset_required", "GPU needs a reset"),
     DRIVER_UNRESPONSIVE: ("critical", "driver_unresponsive", "NVIDIA driver does not answer"),
     DRIVER_UNAVAILABLE: ("critical", "driver_unavailable", "NVIDIA driver cannot be used"),
+    RELEASED: ("info", "gpu_released", "GPU released"),
     OK: ("info", "gpu_recovered", "GPU answers again"),
 }
 
@@ -41,6 +44,7 @@ class _Known:
     facts: Gpu | None = None
     memory_total_bytes: int | None = None
     power_limit_watts: float | None = None
+    recovery_action: int | None = None
 
 
 class Intervals:
@@ -66,6 +70,7 @@ class GpuRows:
         self._known: dict[str, _Known] = {}
         self._intervals = Intervals(interval_seconds)
         self._increases = IncreaseTracker()
+        self._last: dict[tuple[str, str], int] = {}
 
     def identities(self) -> tuple[Identity, ...]:
         """Every device seen, in the driver's order, MIG devices after their parent."""
@@ -79,6 +84,11 @@ class GpuRows:
         """How a known device was last: one of the state words."""
         return self._known[uuid].state
 
+    def learn(self, identity: Identity) -> None:
+        """Take over what a device says of itself."""
+        known = self._known.setdefault(identity.uuid, _Known(identity))
+        known.identity = identity
+
     def forget_mig(self, listed: Iterable[str], parents_read: Iterable[str]) -> None:
         """Drop the MIG devices that a reconfiguration removed: their GPU answered without them."""
         keep, read = set(listed), set(parents_read)
@@ -87,19 +97,33 @@ class GpuRows:
                 del self._known[uuid]
 
     def sample(
-        self, reading: DeviceReading, at: datetime, process_count: int | None, last_xid: int | None
-    ) -> tuple[GpuSample, float | None]:
-        """The sample row of a device that answered, and its energy increment in joules (None = not known)."""
+        self,
+        reading: DeviceReading,
+        at: datetime,
+        *,
+        process_count: int | None,
+        last_xid: int | None,
+        idle_watts: float | None,
+        holders: int | None,
+    ) -> GpuSample:
+        """The sample row of a device that answered and was learnt.
+
+        idle_watts: what it draws when nothing runs; holders: containers that were given it, None = nobody was asked.
+        """
         one, metrics = reading.identity, reading.metrics
-        known = self._known.setdefault(one.uuid, _Known(one))
-        known.identity = one
+        known = self._known[one.uuid]
         known.memory_total_bytes = metrics.memory_total_bytes or known.memory_total_bytes
         known.power_limit_watts = metrics.power_limit_watts or known.power_limit_watts
+        reloaded = self._fell(one.uuid, "energy", metrics.energy_millijoules)
         joules = self._increase(one.uuid, "energy", metrics.energy_millijoules)
         joules = None if joules is None else joules / 1000
+        pcie_in = self._wrapping(one.uuid, "pcie in", metrics.pcie_receive_bytes, reloaded=reloaded)
+        pcie_out = self._wrapping(one.uuid, "pcie out", metrics.pcie_transmit_bytes, reloaded=reloaded)
+        nvlink_in = self._increase(one.uuid, "nvlink in", metrics.nvlink_receive_kibibytes)
+        nvlink_out = self._increase(one.uuid, "nvlink out", metrics.nvlink_transmit_kibibytes)
         corrected = self._increase(one.uuid, "ecc corrected", metrics.ecc_corrected_count)
         uncorrected = self._increase(one.uuid, "ecc uncorrected", metrics.ecc_uncorrected_count)
-        row = GpuSample(
+        return GpuSample(
             at=at,
             host=self._host,
             gpu_uuid=one.uuid,
@@ -129,11 +153,21 @@ class GpuRows:
             xid=last_xid,
             process_count=process_count,
             unknown_reason=unknown_reason(reading),
+            encoder_ratio=metrics.encoder_ratio,
+            decoder_ratio=metrics.decoder_ratio,
+            pcie_receive_bytes=pcie_in,
+            pcie_transmit_bytes=pcie_out,
+            nvlink_receive_bytes=None if nvlink_in is None else int(nvlink_in) * 1024,
+            nvlink_transmit_bytes=None if nvlink_out is None else int(nvlink_out) * 1024,
+            idle_power_watts=idle_watts,
+            recovery_action=metrics.recovery_action,
+            holders=holders,
         )
-        return row, joules
 
-    def silent_sample(self, uuid: str, state: str, reason: str, at: datetime) -> GpuSample:
-        """The row of a known device that did not answer: nothing but its state."""
+    def silent_sample(
+        self, uuid: str, state: str, reason: str, at: datetime, *, last_xid: int | None = None
+    ) -> GpuSample:
+        """The row of a known device that did not answer: nothing but its state, and the XID that came before."""
         known = self._known[uuid]
         return GpuSample(
             at=at,
@@ -143,6 +177,7 @@ class GpuRows:
             gpu_index=known.identity.index,
             interval_seconds=self._intervals.since_last(uuid, at),
             state=state,
+            xid=last_xid,
             unknown_reason=reason,
         )
 
@@ -168,6 +203,31 @@ class GpuRows:
             detail=f"{detail}; {next_step}" if next_step else detail,
         )
 
+    def recovery(self, uuid: str, action: int | None, at: datetime) -> Event | None:
+        """The event of a GPU that begins to ask for a recovery action, None while that does not change.
+
+        Field 230 is looked at besides the driver's own event, which older drivers do not send.
+        """
+        known = self._known[uuid]
+        if action is None or action == known.recovery_action:
+            return None
+        known.recovery_action = action
+        found = recovery(action)
+        if found is None:
+            return None
+        return Event(
+            at=at,
+            event_id=f"nvml:{self._host}:{uuid}:gpu_recovery_needed:{action}:{at.isoformat()}",
+            host=self._host,
+            gpu_uuid=uuid,
+            source="nvml",
+            kind="gpu_recovery_needed",
+            severity="critical",
+            title=found.words,
+            detail=found.next_step,
+            attributes={"recovery_action": str(action)},
+        )
+
     def facts(self, driver_version: str, at: datetime) -> tuple[Gpu, ...]:
         """Fact rows of devices that are new or changed, and of all once an hour."""
         found: list[Gpu] = []
@@ -186,6 +246,8 @@ class GpuRows:
                 pci_bus_id=one.pci_bus_id,
                 driver_version=driver_version,
                 power_limit_watts=known.power_limit_watts,
+                mig_enabled=one.mig_enabled and not one.parent_uuid,
+                slice_ratio=one.slice_ratio,
             )
             if old == row and timedelta(0) <= at - row.seen_at < _FACTS_PERIOD:
                 continue
@@ -196,6 +258,25 @@ class GpuRows:
     def _increase(self, uuid: str, name: str, value: int | None) -> float | None:
         """Since the driver was loaded, so a reload starts at 0: the tracker takes that as a reset."""
         return None if value is None else self._increases.increase((uuid, name), float(value))
+
+    def _fell(self, uuid: str, name: str, value: int | None) -> bool:
+        """Whether a counter is lower than when it was last looked at: the driver was loaded anew."""
+        last = self._last.get((uuid, name))
+        if value is not None:
+            self._last[uuid, name] = value
+        return value is not None and last is not None and value < last
+
+    def _wrapping(self, uuid: str, name: str, value: int | None, *, reloaded: bool) -> int | None:
+        """Increase of a counter that may have 32 bits: a fall is then one turn. Several turns at once look like one."""
+        last = self._last.get((uuid, name))
+        if value is None:
+            return None
+        self._last[uuid, name] = value
+        if last is None:
+            return None
+        if value >= last:
+            return value - last
+        return value if reloaded or last >= _TURN else value - last + _TURN
 
 
 def driver_event(event: DriverEvent, host: str) -> Event:
@@ -213,9 +294,14 @@ def driver_event(event: DriverEvent, host: str) -> Event:
         detail = xid(154).next_step
     else:
         severity, kind, title, detail = "warning", "gpu_event", f"driver event {event.kind:#x}", ""
+    attributes = {"xid": str(event.data)} if event.kind == XID else {}
+    if event.gpu_instance is not None:
+        attributes["gpu_instance"] = str(event.gpu_instance)
+    if event.compute_instance is not None:
+        attributes["compute_instance"] = str(event.compute_instance)
     return Event(
         at=datetime.fromtimestamp(event.at, UTC),
-        event_id=f"nvml:{host}:{event.uuid}:{kind}:{event.data}:{round(event.at * 1000)}",
+        event_id=f"nvml:{host}:{event.uuid}:{kind}:{event.data}:{round(event.at * 1000)}:{event.sequence}",
         host=host,
         gpu_uuid=event.uuid,
         source="nvml",
@@ -223,7 +309,7 @@ def driver_event(event: DriverEvent, host: str) -> Event:
         severity=severity,
         title=title,
         detail=detail,
-        attributes={"xid": str(event.data)} if event.kind == XID else {},
+        attributes=attributes,
     )
 
 
@@ -231,9 +317,9 @@ def unknown_reason(reading: DeviceReading) -> str:
     """Which numbers are missing and why, in words; empty when all were read."""
     by_words: dict[str, list[str]] = defaultdict(list)
     if reading.identity.parent_uuid:
-        by_words["MIG, told only for the whole GPU"] = ["busy_ratio, clocks, energy, errors, power, temperature"]
+        by_words["MIG, told only for the whole GPU"] = ["clocks, energy, errors, power, temperature"]
     for name, code in reading.errors.items():
-        by_words[nvml_error(code).words].append(name)
+        by_words[metric_gap(name, code, mig=reading.identity.mig_enabled)].append(_COLUMNS.get(name, name))
     return "; ".join(f"{words}: {', '.join(sorted(names))}" for words, names in sorted(by_words.items()))
 
 

@@ -111,7 +111,10 @@ def sm_ratios(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceUse:
-    """One device over one interval. None = not known; `idle_watts` = what it draws when nothing runs."""
+    """One device over one interval. None = not known.
+
+    idle_watts: what it draws when nothing runs. power_reason: why its power is None, where that is known.
+    """
 
     busy_ratio: float | None = None
     sm_active_ratio: float | None = None
@@ -119,6 +122,7 @@ class DeviceUse:
     power_watts: float | None = None
     energy_joules: float | None = None
     idle_watts: float | None = None
+    power_reason: str = "the GPU does not report it"
     interval_seconds: float
 
 
@@ -190,7 +194,8 @@ def shares(
         unreadable = sum(process.memory_bytes is None for process in own)
         reasons: list[str] = []
         if unreadable:
-            reasons.append(f"memory: {unreadable} of {len(own)} processes cannot be read, so it is at least this much")
+            at_least = "" if memory[container] is None else ", so it is at least this much"
+            reasons.append(f"memory: {unreadable} of {len(own)} processes cannot be read{at_least}")
             partly = True
         if sm[container] is None:
             reasons.append(sm_reason or "SM share: not known")
@@ -213,7 +218,11 @@ def shares(
                 energy_joules=joules.power[container],
                 idle_power_watts=watts.idle[container],
                 idle_energy_joules=joules.idle[container],
-                attribution="estimated" if mps or mps_server or unreadable else "measured",
+                attribution=_attribution(
+                    held=container in held,
+                    nothing=memory[container] is None and sm[container] is None,
+                    partly=mps or mps_server or unreadable > 0,
+                ),
                 reason="; ".join(reasons),
             )
         )
@@ -239,6 +248,12 @@ def unmeasured(held: Collection[str], attribution: Attribution, reason: str) -> 
     """Shares when processes cannot be told: who holds the device is all that is known."""
     own = [Share(container_id=name, held=True, attribution=attribution, reason=reason) for name in sorted(held)]
     return (*own, Share(container_id=UNATTRIBUTED, held=False, attribution="unknown", reason=reason))
+
+
+def _attribution(*, held: bool, nothing: bool, partly: bool) -> Attribution:
+    if nothing:  # there are processes, and the driver tells no more of them (WSL)
+        return "declared" if held else "unknown"
+    return "estimated" if partly else "measured"
 
 
 def _sm(own: Sequence[ProcessUse]) -> float | None:
@@ -302,7 +317,7 @@ def _power_reason(device: DeviceUse, watts: _Parts) -> str:
     if None not in watts.power.values():
         return ""
     if device.power_watts is None:
-        return "power: the GPU does not report it"
+        return f"power: {device.power_reason}"
     return "power: known once this GPU was seen without work, or with [nvml] idle_power_watts written"
 
 

@@ -11,17 +11,33 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from collectors.base import Reading, SourceError
 from collectors.idle_file import load_idle, save_idle
-from collectors.nvml_messages import DeviceReading, End, Metrics, Request, decode_request, encode
+from collectors.nvml_events import XID
+from collectors.nvml_holders import Holders
+from collectors.nvml_messages import Answer, DeviceReading, End, Happened, Request, decode_request, encode
 from collectors.nvml_process import ChildGoneError, NvmlProcess, Sweep, TooManyLostError
-from collectors.nvml_rows import DRIVER_UNAVAILABLE, DRIVER_UNRESPONSIVE, LOST, OK, STATES, GpuRows, driver_event
+from collectors.nvml_release import GpuRelease, ReleaseError
+from collectors.nvml_rows import GpuRows, driver_event
 from collectors.nvml_shares import GpuShares
+from collectors.nvml_states import (
+    DRIVER_UNAVAILABLE,
+    DRIVER_UNRESPONSIVE,
+    LOST,
+    OK,
+    RELEASED,
+    RESTART_CODES,
+    broken_code,
+    device_state,
+    process_count,
+    state_words,
+)
 from collectors.process_places import ProcessPlaces
 from fleet.allocation import HostGpu
 from fleet.gpu_words import nvml_error
@@ -38,10 +54,9 @@ _ABSENT_PERIOD_SECONDS = 300.0
 _BACKOFF_SECONDS = 10.0
 _LONGEST_BACKOFF_SECONDS = 300.0
 _START_TIMEOUT_SECONDS = 15.0  # opening eight GPUs without nvidia-persistenced takes that long
-# The library in memory is not the driver's, was shut down, or lost its device nodes: only a new process helps.
-_RESTART_CODES = frozenset({1, 18, 999})
 _NO_GPU = 28
 _CLOCK_STEP_SECONDS = 1.0
+_RELEASED_NEXT_STEP = "it comes back by itself; `python -m collectors release-gpus --end` takes the GPUs back at once"
 _HUNG_NEXT_STEP = (
     "look at `dmesg | grep -iE 'nvrm|xid'` and for processes in state D; a hung driver needs a host restart"
 )
@@ -60,13 +75,15 @@ class NvmlSource:
         host: str,
         idle: IdlePower | None = None,
         idle_file: Path | None = None,
+        release: GpuRelease | None = None,
         process: NvmlProcess | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """host: this machine's name in every row, the same as its Docker daemon's.
 
-        idle: configured idle draws; idle_file: where those that were seen are kept. process and the clocks: for tests.
+        idle: configured idle draws; idle_file: where those that were seen are kept. release: where an operator asks
+        for the driver. process and the clocks: for tests.
         """
         self.target = host
         self.interval_seconds = settings.interval_seconds
@@ -81,12 +98,15 @@ class NvmlSource:
         self._monotonic = monotonic
         self._wall = wall
         self._clock_offset = wall() - monotonic()
-        self._idle = idle or IdlePower()
+        self._idle = idle or IdlePower(every_watts=settings.idle_power_watts or None)
         self._idle_file = idle_file
         load_idle(self._idle, idle_file)
         self._gpus = GpuRows(host, settings.interval_seconds)
         places = ProcessPlaces(Path(settings.proc_root))
-        self._shares = GpuShares(host, places, self._idle, max(settings.interval_seconds, 5.0))
+        self._holders = Holders()
+        idle_to = "holders" if settings.idle_power_to == "holders" else "host"
+        self._shares = GpuShares(host, places, self._idle, max(settings.interval_seconds, 5.0), idle_to)
+        self._release = release
         self._driver_version = ""
         self._processes_at: datetime | None = None
         self._process_lists = 0
@@ -96,6 +116,7 @@ class NvmlSource:
         self._blocked_until = 0.0  # the driver as a whole
         self._blocked = 0
         self._hung: dict[str, tuple[float, int]] = {}  # device -> (not touched until, times in a row)
+        self._news: list[Row] = []  # events that go out with whatever is told next, be it a failure
 
     def gpu_list(self) -> tuple[HostGpu, ...]:
         """Every GPU and MIG device of this host seen so far, in the driver's order; empty before the first poll."""
@@ -121,6 +142,8 @@ class NvmlSource:
         answer, with a row for each known GPU that says so.
         """
         now = self._monotonic()
+        if (released := self._released(at)) is not None:
+            return released
         if now < self._absent_until:
             return self._absent
         if now < self._blocked_until:
@@ -138,10 +161,11 @@ class NvmlSource:
                 f"the process that reads the GPUs ended: {error}",
                 "look at the collector's log; it is started again",
             ) from error
+        self._news += [driver_event(event, self.target) for event in sweep.events]
         if sweep.end is None:
             return self._after_hang(sweep, due, now, at)
         self._blocked = 0
-        if code := sweep.end.code or _broken(sweep.devices):
+        if code := sweep.end.code or broken_code(sweep.devices):
             return self._without_driver(code, sweep.end.doing or "reading the GPUs", now, at)
         if not sweep.devices and not sweep.end.missing and not due.skip and not self._gpus.identities():
             return self._set_absent(_NO_GPU, now)
@@ -185,43 +209,57 @@ class NvmlSource:
         """Rows of what was read; `not_read`: why the other devices were not."""
         end = sweep.end or End(driver_version=self._driver_version)
         self._driver_version = end.driver_version or self._driver_version
-        rows: list[Row] = [driver_event(event, self.target) for event in end.events]
-        last_xid = {event.uuid: event.data for event in end.events if event.kind == 8}
+        rows = self._take_news()
+        last_xid = {event.uuid: event.data for event in sweep.events if event.kind == XID}
         gaps: list[Gap] = []
-        answered: set[str] = set()
+        answered = {reading.identity.uuid for reading in sweep.devices}
         for reading in sweep.devices:
-            uuid = reading.identity.uuid
-            answered.add(uuid)
-            sample, _ = self._gpus.sample(reading, at, _process_count(reading, sweep.devices), last_xid.get(uuid))
-            self._hung.pop(uuid, None)
-            state = _state(reading)
-            if state == OK:
-                rows += [sample, *_some(self._gpus.change(uuid, OK, "", "", at))]
-                self._idle.observe(uuid, self._driver_version, reading.metrics.power_watts, reading.metrics.busy_ratio)
-            else:
-                rows += self._silent(uuid, state, *_words(state), at)
-                gaps.append(Gap(subject=uuid, reason="gone", detail=_words(state)[0]))
-        if due.relist and sweep.end is not None:
+            self._gpus.learn(reading.identity)
+        if end.relisted:
             parents = {one.identity.uuid for one in sweep.devices if not one.identity.parent_uuid}
             self._gpus.forget_mig(answered, parents)
+        gpus = self.gpu_list()
+        self._inventory.publish_gpus(self.target, gpus)
+        self._holders.update([one for one in self._inventory.hosts() if one.local], gpus)
+        for reading in sweep.devices:
+            uuid = reading.identity.uuid
+            self._hung.pop(uuid, None)
+            state = device_state(reading)
+            if state == OK:
+                rows += self._answered(reading, sweep, last_xid.get(uuid), at)
+            else:
+                rows += self._silent(uuid, state, *state_words(state), at, last_xid.get(uuid))
+                gaps.append(Gap(subject=uuid, reason="gone", detail=state_words(state)[0]))
         rows += self._missing(answered, due.skip, not_read, at, gaps)
         unopened = {one.index for one in self._gpus.identities()}
         for index, code in end.missing.items():
             if int(index) not in unopened:
                 words = nvml_error(code)
                 gaps.append(Gap(subject=f"GPU {index}", reason=words.reason, detail=words.words))
-        self._inventory.publish_gpus(self.target, self.gpu_list())
         if due.processes:
-            inventories = [one for one in self._inventory.hosts() if one.local]
-            shares, unresolved = self._shares.rows(
-                sweep.devices, self.gpu_list(), inventories, self._driver_version, at
-            )
-            rows += shares
-            gaps += unresolved
+            rows += self._shares.rows(sweep.devices, self._holders, self._driver_version, at)
+            gaps += self._holders.gaps
         rows += self._gpus.facts(self._driver_version, at)
         save_idle(self._idle, self._idle_file)
         step = _HUNG_NEXT_STEP if not_read or due.skip else _next_step(gaps)
         return Reading(rows=tuple(rows), gaps=tuple(gaps), detail=self._summary(), next_step=step)
+
+    def _answered(self, reading: DeviceReading, sweep: Sweep, xid: int | None, at: datetime) -> list[Row]:
+        """Rows of a GPU that works."""
+        uuid, metrics = reading.identity.uuid, reading.metrics
+        # Under MIG nobody tells how busy the GPU is, but without any process it is not.
+        busy = 0.0 if metrics.busy_ratio is None and reading.processes == () else metrics.busy_ratio
+        self._idle.observe(uuid, self._driver_version, metrics.power_watts, busy)
+        sample = self._gpus.sample(
+            reading,
+            at,
+            process_count=process_count(reading, sweep.devices),
+            last_xid=xid,
+            idle_watts=self._idle.watts(uuid, self._driver_version) if not reading.identity.parent_uuid else None,
+            holders=self._holders.count(uuid),
+        )
+        change = self._gpus.change(uuid, OK, "", "", at)
+        return [sample, *_some(change), *_some(self._gpus.recovery(uuid, metrics.recovery_action, at))]
 
     def _missing(
         self, answered: set[str], skip: Sequence[str], not_read: str, at: datetime, gaps: list[Gap]
@@ -236,14 +274,45 @@ class NvmlSource:
                 gaps.append(Gap(subject=one.uuid, reason="timeout", detail=not_read))
                 continue
             state = DRIVER_UNRESPONSIVE if hangs else LOST
-            detail, step = self._hung_words() if hangs else _words(LOST)
+            detail, step = self._hung_words() if hangs else state_words(LOST)
             rows += self._silent(one.uuid, state, detail, step, at)
             gaps.append(Gap(subject=one.uuid, reason="timeout" if hangs else "gone", detail=detail))
         return rows
 
-    def _silent(self, uuid: str, state: str, detail: str, step: str, at: datetime) -> list[Row]:
-        sample: GpuSample = self._gpus.silent_sample(uuid, state, detail, at)
+    def _silent(self, uuid: str, state: str, detail: str, step: str, at: datetime, xid: int | None = None) -> list[Row]:
+        sample: GpuSample = self._gpus.silent_sample(uuid, state, detail, at, last_xid=xid)
         return [sample, *_some(self._gpus.change(uuid, state, detail, step, at))]
+
+    def _all_silent(self, state: str, detail: str, step: str, at: datetime) -> list[Row]:
+        """What happened, and a row for each known GPU: none of them can be read."""
+        rows = self._take_news()
+        for one in self._gpus.identities():
+            rows += self._silent(one.uuid, state, detail, step, at)
+        return rows
+
+    def _take_news(self) -> list[Row]:
+        news, self._news = self._news, []
+        return news
+
+    # --- an operator who wants the driver ---------------------------------------------------------------------------
+
+    def _released(self, at: datetime) -> Reading | None:
+        """Let go of the driver while an operator wants it; None when nobody does."""
+        released = self._release.now(at) if self._release else None
+        if self._release is None or released is None:
+            return None
+        self._process.stop()
+        if (left := self._process.lost_children) != released.left_behind:
+            try:
+                self._release.confirm(released, left)
+            except ReleaseError as error:
+                logger.warning("nvml: %s", error)
+        # Another driver may come back: its clocks and counters are its own, and its absence may have an end.
+        self._shares.forget_samples()
+        self._process_lists, self._absent_until, self._blocked_until, self._health_at = 0, 0.0, 0.0, None
+        detail = f"released by the operator until {released.until.astimezone(UTC):%H:%M} UTC"
+        rows = self._all_silent(RELEASED, detail, _RELEASED_NEXT_STEP, at)
+        return Reading(absent=True, rows=tuple(rows), detail=detail, next_step=_RELEASED_NEXT_STEP)
 
     # --- a driver that does not answer -----------------------------------------------------------------------------
 
@@ -272,9 +341,7 @@ class NvmlSource:
 
     def _unresponsive(self, more: str, at: datetime) -> SourceError:
         detail, step = self._hung_words()
-        rows: list[Row] = []
-        for one in self._gpus.identities():
-            rows += self._silent(one.uuid, DRIVER_UNRESPONSIVE, detail, step, at)
+        rows = self._all_silent(DRIVER_UNRESPONSIVE, detail, step, at)
         return SourceError("timeout", f"{detail} ({more})", step, tuple(rows))
 
     def _hung_words(self) -> tuple[str, str]:
@@ -283,16 +350,14 @@ class NvmlSource:
     def _without_driver(self, code: int, doing: str, now: float, at: datetime) -> Reading:
         """The driver or library as a whole refused."""
         words = nvml_error(code)
-        if code in _RESTART_CODES:
+        if code in RESTART_CODES:
             logger.warning("nvml: %s while %s; restarting the child process", words.words, doing)
             self._process.restart()
         if words.absent and self._settings.enabled != "on" and not self._gpus.identities():
             return self._set_absent(code, now)
-        restarted = "; the process that reads the GPUs was restarted" if code in _RESTART_CODES else ""
+        restarted = "; the process that reads the GPUs was restarted" if code in RESTART_CODES else ""
         detail = f"{words.words} (NVML code {code} while {doing}){restarted}"
-        rows: list[Row] = []
-        for one in self._gpus.identities():
-            rows += self._silent(one.uuid, DRIVER_UNAVAILABLE, detail, words.next_step, at)
+        rows = self._all_silent(DRIVER_UNAVAILABLE, detail, words.next_step, at)
         raise SourceError(words.reason, detail, words.next_step, tuple(rows))
 
     def _set_absent(self, code: int, now: float) -> Reading:
@@ -312,39 +377,9 @@ class NvmlSource:
         return f"{whole} GPUs{mig}, driver {self._driver_version or 'unknown'}"
 
 
-def _state(reading: DeviceReading) -> str:
-    """The device's state: lost, when the driver said so to any question."""
-    found = [STATES[code] for code in reading.errors.values() if code in STATES]
-    return LOST if LOST in found else found[0] if found else OK
-
-
-def _broken(readings: Sequence[DeviceReading]) -> int:
-    """The code with which the library as a whole is broken: every device answers nothing but it; else 0."""
-    codes = {code for reading in readings for code in reading.errors.values()} & _RESTART_CODES
-    return min(codes) if codes and all(reading.metrics == Metrics() for reading in readings) else 0
-
-
-def _words(state: str) -> tuple[str, str]:
-    code = next((code for code, name in STATES.items() if name == state), 15)
-    words = nvml_error(code)
-    return words.words, words.next_step
-
-
 def _next_step(gaps: Sequence[Gap]) -> str:
-    lost = any(gap.detail == _words(LOST)[0] for gap in gaps)
-    return _words(LOST)[1] if lost else ""
-
-
-def _process_count(reading: DeviceReading, readings: Sequence[DeviceReading]) -> int | None:
-    """Processes on a device; those of a MIG device are listed with its GPU."""
-    one = reading.identity
-    if not one.parent_uuid:
-        return None if reading.processes is None else len(reading.processes)
-    parent = next((each for each in readings if each.identity.uuid == one.parent_uuid), None)
-    if parent is None or parent.processes is None:
-        return None
-    place = (one.gpu_instance, one.compute_instance)
-    return sum((each.gpu_instance, each.compute_instance) == place for each in parent.processes)
+    words, step = state_words(LOST)
+    return step if any(gap.detail == words for gap in gaps) else ""
 
 
 def _elapsed(last: datetime | None, at: datetime, period: timedelta) -> bool:
@@ -382,11 +417,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from collectors.nvml_reader import NvmlReader
 
-    reader = NvmlReader(pynvml)
+    lock = threading.Lock()
+
+    def send(answer: Answer) -> None:
+        message = encode(answer)
+        with lock:  # the listener for events has a thread of its own
+            answers.write(message)
+
+    reader = NvmlReader(pynvml, tell=lambda event: send(Happened(event=event)))
     try:
         for line in sys.stdin.buffer:
             for answer in reader.sweep(decode_request(line)):
-                answers.write(encode(answer))
+                send(answer)
     except BrokenPipeError:
         return 0  # the parent is gone
     finally:

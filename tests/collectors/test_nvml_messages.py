@@ -14,10 +14,11 @@ from collectors import nvml_messages as messages
             metrics=messages.Metrics(busy_ratio=0.5, remap_pending=False, energy_millijoules=2**60),
             errors={"power_watts": 3},
             processes=(messages.Process(7, None, 2, 0, "CG"),),
-            samples=(),
+            samples=(messages.Sample(7, 2**62, 40),),
         ),
         messages.DeviceReading(identity=messages.Identity(uuid="GPU-1", index=0)),
-        messages.End(code=18, doing="listing", events=(messages.DriverEvent(at=1.5, uuid="GPU-1", kind=8, data=79),)),
+        messages.End(code=18, doing="listing", missing={"1": 15}, relisted=True),
+        messages.Happened(event=messages.DriverEvent(at=1.5, uuid="GPU-1", kind=8, data=79, sequence=3)),
     ],
 )
 def test_an_answer_survives_the_pipe(message):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -36,8 +37,51 @@ def test_a_cgroup_is_read_once_per_life_of_a_process(proc):
 def test_a_name_with_brackets_and_spaces_does_not_move_the_start_time(proc):
     places = ProcessPlaces(proc)
     process(proc, 7, f"0::/docker/{I}", started=5, name="a) S 1 (b")
-    process(proc, 7, f"0::/docker/{I}", started=5, name="a) S 1 (b")
-    assert places._start_time(7) == "5"
+    assert places.places([7], {I, J})[7].container_id == I
+    process(proc, 7, f"0::/docker/{J}", started=5, name="a) S 1 2 3 (b")
+    assert places.places([7], {I, J})[7].container_id == I
+    process(proc, 7, f"0::/docker/{J}", started=6, name="a) S 1 (b")
+    assert places.places([7], {I, J})[7].container_id == J
+
+
+def test_a_process_whose_container_is_listed_later_gets_it_then(proc):
+    places = ProcessPlaces(proc)
+    process(proc, 7, f"0::/docker/{I}")
+    assert places.places([7], {})[7].kind == "foreign"
+    assert places.places([7], {I: None}.keys())[7].container_id == I
+
+
+def test_an_mps_server_is_named(proc):
+    places = ProcessPlaces(proc)
+    process(proc, 7, "0::/system.slice/mps.service", name="nvidia-cuda-mps")
+    process(proc, 8, f"0::/docker/{I}", name="nvidia-cuda-mps")
+    found = places.places([7, 8], {I})
+    assert (found[7].kind, found[7].words) == ("host", "MPS server")
+    assert (found[8].container_id, found[8].words) == (I, "MPS server")
+
+
+def test_windows_linux_is_known_by_its_kernel(proc):
+    assert not ProcessPlaces(proc).wsl()
+    (proc / "sys" / "kernel").mkdir(parents=True)
+    (proc / "sys" / "kernel" / "osrelease").write_text("5.15.153.1-microsoft-standard-WSL2\n")
+    assert ProcessPlaces(proc).wsl()
+
+
+def test_a_pid_used_again_in_the_real_proc_is_another_inode():
+    """The shortcut past the start time rests on it."""
+    first = subprocess.Popen(["sleep", "60"])
+    second = subprocess.Popen(["sleep", "60"])
+    try:
+        places = ProcessPlaces()
+        places.places([first.pid, second.pid], set())
+        seen = {pid: known.seen for pid, known in places._known.items()}
+        places.places([first.pid, second.pid], set())
+        assert {pid: known.seen for pid, known in places._known.items()} == seen
+        assert seen[first.pid] != seen[second.pid]
+    finally:
+        for process_ in (first, second):
+            process_.kill()
+            process_.wait()
 
 
 def test_a_process_that_ended_is_gone_and_forgotten(proc):
