@@ -114,6 +114,11 @@ class Store:
         """True when the engine runs in this process."""
         return self.dsn.path is not None
 
+    @property
+    def _unlimited(self) -> dict[str, Any]:
+        """Settings of what may take long: the time limit is for reading."""
+        return {"max_execution_time": 0} if self.embedded else {}
+
     def _client(self) -> Client:
         # An embedded connection serialises its calls, so each thread has one. The HTTP client is a pool of connections
         # and shared: the dashboard runs every page in a new thread, and a client asks four questions before its first.
@@ -140,6 +145,8 @@ class Store:
             settings["max_threads"] = self.options.max_threads
         with _mapped(self.dsn):
             if self.dsn.path is not None:
+                # Once for all queries: embedded, a setting of one call is four statements, 3 ms, around it.
+                settings["max_execution_time"] = self.options.query_timeout_seconds
                 self.dsn.path.mkdir(parents=True, exist_ok=True)
                 client = clickhouse_connect.get_client(
                     interface="chdb",
@@ -199,6 +206,7 @@ class Store:
         }
         if self.options.sync_to_disk and self.embedded:
             settings["fsync_after_insert"] = 1
+        settings |= self._unlimited
         client = self._client()
         with _mapped(self.dsn):
             client.insert_arrow(name, table, settings=settings)
@@ -216,19 +224,28 @@ class Store:
         `toDateTime64(at, 0, 'UTC')` to get a timestamp. Raises StoreUnavailable or StoreError.
         """
         client = self._client()
-        with _mapped(self.dsn):
-            return client.query_arrow(
-                sql,
-                parameters={name: _clean(value) for name, value in (parameters or {}).items()},
-                settings={"max_execution_time": self.options.query_timeout_seconds, **dict(settings or {})},
-                use_strings=True,
-            )
+        limit = {} if self.embedded else {"max_execution_time": self.options.query_timeout_seconds}
+        try:
+            with _mapped(self.dsn):
+                return client.query_arrow(
+                    sql,
+                    parameters={name: _clean(value) for name, value in (parameters or {}).items()},
+                    settings={**limit, **dict(settings or {})},
+                    use_strings=True,
+                )
+        except StoreError:
+            # What chDB had written of a failed answer would come first in the next one on the same connection.
+            if self.embedded:
+                self._local.client = None
+                self._clients.discard(client)
+                client.close()
+            raise
 
     def command(self, sql: str) -> None:
         """Run one statement that returns nothing. Raises StoreUnavailable or StoreError."""
         client = self._client()
         with _mapped(self.dsn):
-            client.command(sql)
+            client.command(sql, settings=self._unlimited)
 
     def close(self) -> None:
         """Close every thread's connection, waiting for the calls in flight; closing twice is fine."""

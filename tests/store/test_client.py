@@ -25,7 +25,7 @@ from fleet.model import (
     Row,
     SourceRun,
 )
-from store import Store, StoreError, StoreUnavailable, open_store
+from store import Store, StoreError, StoreOptions, StoreUnavailable, open_store
 from store.client import parse_dsn
 from tests.store.stores import ROOT, embedded_store, engine_folder
 
@@ -316,6 +316,25 @@ def test_errors_carry_the_engines_code(any_store: Store) -> None:
         any_store.query("SELECT {x:UInt8}", {"x": "not a number"})
     assert caught.value.code in (457, 27, 72, 41)
     assert one(any_store, "SELECT 1 AS one") == {"one": 1}
+
+
+def test_a_query_that_failed_half_way_leaves_nothing_in_the_next_answer(any_store: Store) -> None:
+    # chDB puts what it had written of the failed answer in front of the next one on the same connection.
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            any_store.query("SELECT throwIf(number = 3, 'half way') FROM numbers(5)")
+        assert any_store.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_a_query_has_a_time_limit_and_a_command_has_none(tmp_path) -> None:
+    with embedded_store(tmp_path) as made:
+        dsn = f"chdb://{made.dsn.path}?database={made.dsn.database}"
+        store = open_store(dsn, StoreOptions(query_timeout_seconds=1))
+        slow = "SELECT count() FROM numbers(30) WHERE sleepEachRow(0.05) = 0"
+        with pytest.raises(StoreUnavailable):
+            store.query(slow)
+        store.command(f"CREATE TABLE waited ENGINE = Memory AS {slow}")
+        store.close()
 
 
 def test_a_query_with_a_format_is_told_to_leave_it_out(store: Store) -> None:
