@@ -1,7 +1,7 @@
 """Which containers do not use the GPUs they asked for, or use others?
 
 The judgement is `fleet.gpu_contract`; here its facts are read: what each container asked for, and per GPU what was seen
-of it, from the 1-minute rollup (the 1-hour one beyond a week). How long a GPU has been held without use is looked up
+of it, from the 1-minute rollup (the 1-hour one beyond a day). How long a GPU has been held without use is looked up
 over months, but only for those that are found unused.
 """
 
@@ -19,7 +19,7 @@ from fleet.gpu_contract import Claim, GpuUse, Rules, Violation, check
 from fleet.model import Scope, Window
 from queries.answer import Answer
 from queries.freshness import DOCKER, NVML, answer
-from queries.resolution import Resolution, epoch_ms, moment, resolution
+from queries.resolution import Resolution, epoch_ms, moment
 from queries.scoping import Where, during, last, of_tenants
 from queries.sharing import shared
 from store import Store
@@ -32,6 +32,7 @@ _HOURS = Resolution(suffix="_1h", step_seconds=3600)
 _RECENT = timedelta(minutes=10)
 #: Spans shorter than this are read from the samples: a minute is too coarse for them.
 _FINE = timedelta(minutes=30)
+_MINUTES_UP_TO = timedelta(days=1)
 #: How far back a GPU's last use is looked for.
 _HISTORY = timedelta(days=90)
 _SCHEMA = pa.schema(
@@ -192,10 +193,9 @@ class _Columns:
 
 
 def _tier(span: Window) -> Resolution:
-    if span.end - span.start < _FINE:
-        return _RAW
-    tier = resolution(span)
-    return _MINUTES if tier.raw else tier
+    """Samples for minutes, minutes up to a day, hours beyond: over a week minutes cost three times as much."""
+    length = span.end - span.start
+    return _RAW if length < _FINE else _MINUTES if length <= _MINUTES_UP_TO else _HOURS
 
 
 def _seen(store: Store, where: Where, span: Window, idle_below_ratio: float) -> _Uses:
@@ -214,7 +214,7 @@ def _seen(store: Store, where: Where, span: Window, idle_below_ratio: float) -> 
         """,
         {**asked.parameters, "idle": idle_below_ratio},
     ).to_pylist()
-    width = 0 if tier.raw else _tier_seconds(tier)
+    width = 0 if tier.raw else tier.step_seconds
     current = (span.end - _RECENT).timestamp() - width
     found: _Uses = defaultdict(dict)
     for row in rows:
@@ -228,11 +228,6 @@ def _seen(store: Store, where: Where, span: Window, idle_below_ratio: float) -> 
             sm_max_ratio=row["sm_most"],
         )
     return found
-
-
-def _tier_seconds(tier: Resolution) -> int:
-    """Width of one row of a rollup."""
-    return 3600 if tier.suffix == "_1h" else 60
 
 
 def _end_of(start: float | None, width: int, latest: datetime) -> datetime | None:

@@ -16,8 +16,9 @@ from collectors.containers import (
     listed,
     parse_time,
     place_from_inspect,
+    with_gpus,
 )
-from fleet.inventory import ContainerFacts
+from fleet.inventory import ContainerFacts, HostGpu
 from fleet.tenancy import Tenancy
 
 AT = datetime(2026, 11, 22, 6, tzinfo=UTC)
@@ -75,7 +76,26 @@ def test_the_row_holds_what_pages_show() -> None:
     assert (row.cpu_limit_cores, row.memory_limit_bytes, row.user, row.privileged) == (1.5, 67108864, "10001", True)
     assert (row.image, row.image_digest) == ("registry:5000/shop/api:1.2", "sha256:dd")
     assert row.started_at == datetime(2026, 11, 22, 6, 13, 31, 570574, tzinfo=UTC)
-    assert row.gpu_request == "--gpus all"
+    assert (row.gpu_request, row.gpu_request_kind) == ("--gpus all", "all")
+    assert (row.gpu_uuids, row.gpu_unresolved) == ((), ())
+
+
+def test_a_request_is_resolved_on_the_hosts_list_and_unknown_without_one() -> None:
+    found = with_gpus(facts(), (HostGpu(uuid="GPU-a", index=0), HostGpu(uuid="GPU-b", index=1)))
+    assert (found.row.gpu_uuids, found.row.gpu_unresolved) == (("GPU-a", "GPU-b"), ())
+    assert with_gpus(found, None) == facts()
+
+
+def test_an_id_that_names_nothing_is_stored_inert_and_without_secrets() -> None:
+    ids = ["\x1b[31m" + "x" * 500, f"GPU-{TOKEN}", "9"]
+    request = [{"Driver": "", "Count": 0, "DeviceIDs": ids, "Capabilities": [["gpu"]], "Options": {}}]
+    row = with_gpus(facts(HostConfig={"DeviceRequests": request}), (HostGpu(uuid="GPU-a", index=0),)).row
+    assert row.gpu_request_kind == "ids"
+    assert row.gpu_uuids == ()
+    assert row.gpu_unresolved[1:] == ("GPU-[redacted]", "9")
+    assert row.gpu_unresolved[0].startswith("\ufffd[31mxxx")
+    assert len(row.gpu_unresolved[0]) == 128
+    assert TOKEN not in repr(row)
 
 
 def test_no_environment_command_or_secret_is_in_it() -> None:

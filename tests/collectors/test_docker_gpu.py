@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from collectors.base import Reading
+from collectors.nvml_process import NvmlProcess
 from collectors.sources.docker import DockerSource
+from collectors.sources.nvml import NvmlSource
 from fleet.inventory import HostGpu, Inventory
 from fleet.model import Container, Event
-from fleet.settings_table import DockerDaemon
+from fleet.settings_table import DockerDaemon, NvmlSettings
 from fleet.tenancy import Tenancy
+from tests.fakes.gpu_host import T0, A, B
+from tests.fakes.nvml_stub import NvmlStub, build, gpu
 from tests.services.docker_readings import poll, rows
 from tests.services.dockerd import Dockerd
 
@@ -101,3 +105,24 @@ def test_a_start_that_failed_for_another_reason_is_no_gpu_event(dockerd: Dockerd
     with pytest.raises(RuntimeError, match="no such file"):
         dockerd.cli("start", "odd")
     assert failures(poll(source())) == []
+
+
+@pytest.mark.cc
+def test_the_gpus_that_the_driver_lists_are_those_that_requests_come_to(dockerd: Dockerd, source, tmp_path) -> None:
+    stub = NvmlStub(tmp_path, build(tmp_path))
+    stub.write(gpu(0, A), gpu(1, B))
+    dockerd.cli("create", "--name", "named", "--gpus", f"device={B[:8]}", *SLEEP)
+    dockerd.cli("create", "--name", "counted", "--gpus", "3", *SLEEP)
+    inventory = Inventory()
+    polled = source(inventory=inventory)
+    process = NvmlProcess(library=str(stub.library), environment=stub.environment)
+    nvml = NvmlSource(NvmlSettings(), inventory, host="h1", process=process)
+    try:
+        assert {row.gpu_uuids for row in rows(poll(polled), Container).values()} == {()}
+        nvml.collect(T0)
+        found = rows(poll(polled), Container)
+    finally:
+        nvml.close()
+    assert {name: (row.gpu_uuids, row.gpu_unresolved) for name, row in found.items()} == {
+        "named": ((B,), ()), "counted": ((A, B), ("2",)),
+    }  # fmt: skip
