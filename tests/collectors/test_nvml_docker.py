@@ -6,6 +6,7 @@ container; and a runtime named nvidia that is runc. Only the driver itself is a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -27,6 +28,30 @@ from tests.services.dockerd import running_dockerd
 
 CGROUPS = Path("/sys/fs/cgroup")
 PARENT = f"aifleet-{secrets.token_hex(4)}"
+#: Becomes the parent of a process with the wanted PID (clone3 with set_tid, Linux 5.5 and root) until its input ends.
+TAKE_PID = r"""
+#define _GNU_SOURCE
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    pid_t wanted = argc > 1 ? atoi(argv[1]) : 0;
+    struct clone_args how = {.exit_signal = SIGCHLD, .set_tid = (uint64_t)(uintptr_t)&wanted, .set_tid_size = 1};
+    long pid = syscall(SYS_clone3, &how, sizeof how);
+    if (pid < 0) { perror("clone3"); return 1; }
+    if (pid == 0) { pause(); _exit(0); }
+    printf("%ld\n", pid);
+    fflush(stdout);
+    getchar();
+    kill((pid_t)pid, SIGKILL);
+    return waitpid((pid_t)pid, NULL, 0) < 0;
+}
+"""
 pytestmark = [pytest.mark.docker, pytest.mark.cc]
 
 
@@ -48,6 +73,25 @@ def dockerd(tmp_path_factory):
 @pytest.fixture
 def stub(tmp_path):
     return NvmlStub(tmp_path, build(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def take_pid(tmp_path_factory):
+    """A context in which a new process of the host has this PID."""
+    program = tmp_path_factory.mktemp("take") / "take_pid"
+    subprocess.run(
+        ["gcc", "-Wall", "-Wextra", "-Werror", "-x", "c", "-", "-o", program], input=TAKE_PID.encode(), check=True
+    )
+
+    @contextlib.contextmanager
+    def taken(pid):
+        process = subprocess.Popen([program, str(pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with process:
+            assert process.stdout.readline() == f"{pid}\n"
+            yield
+            process.stdin.close()
+
+    return taken
 
 
 def test_real_containers_get_their_part_of_a_gpu(dockerd, stub):
@@ -101,3 +145,80 @@ def test_real_containers_get_their_part_of_a_gpu(dockerd, stub):
     assert found["", A].memory_bytes == 700 + 300 + 1000
     assert sum(one.memory_bytes for (_, uuid), one in found.items() if uuid == A) == 10000
     assert found["", A].sm_ratio == pytest.approx(0.1)
+
+
+def test_everyone_on_one_gpu_gets_what_is_theirs_and_a_pid_used_again_changes_hands(dockerd, stub, take_pid):
+    run = ("run", "-d", "--network=none", "--stop-signal=KILL")
+    sleep = ("busybox:latest", "sleep", "100000")
+    options = {
+        "first": ("--gpus", "1"), "second": ("--gpus", "1"), "idle": ("--gpus", "1", "--user", "10001"),
+        "dying": ("--gpus", "1"),
+    }  # fmt: skip
+    ids = {name: dockerd.cli(*run, "--name", name, *extra, *sleep) for name, extra in options.items()}
+    # Privileged where this machine lets runc have all capabilities; it did not ask for a GPU either way.
+    ids["nosy"] = dockerd.cli(*run, "--name", "nosy", "--privileged", *sleep, check=False)
+    if not ids["nosy"] or dockerd.cli("inspect", "-f", "{{.State.Running}}", "nosy") != "true":
+        dockerd.cli("rm", "-f", "nosy")
+        ids["nosy"] = dockerd.cli(*run, "--name", "nosy", *sleep)
+    pids = {name: int(dockerd.cli("inspect", "-f", "{{.State.Pid}}", one)) for name, one in ids.items()}
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    processes = {**pids, "host": os.getpid(), "ended": int(ended.stdout)}
+    del processes["idle"]
+    memory = {"first": 4000, "second": 2000, "nosy": 1000, "host": 700, "ended": 300, "dying": 500}
+    shares = {"first": 50, "second": 20, "nosy": 10, "host": 5, "dying": 5}
+
+    def world(reading):
+        return gpu(
+            0, A, busy=90, memory="80000000000 600000000 10000", field_186=370000,
+            proc=[f"{pid} {memory[name]}" for name, pid in processes.items()],
+            sample=[f"{processes[name]} {reading * 5_000_000} {percent}" for name, percent in shares.items()],
+        )  # fmt: skip
+
+    inventory = Inventory()
+    docker = DockerSource(DockerDaemon(url=dockerd.url, name="gpu-box"), Tenancy(()), inventory)
+    process = NvmlProcess(library=str(stub.library), environment=stub.environment)
+    source = NvmlSource(NvmlSettings(), inventory, host="gpu-box", process=process)
+    try:
+        docker.collect(T0)
+        stub.write(gpu(0, A))  # 70 W when nothing runs
+        source.collect(T0)
+        stub.write(world(1))
+        before = parts(source.collect(T0 + timedelta(seconds=5)).rows)
+        dockerd.cli("rm", "-f", ids["dying"])
+        with take_pid(pids["dying"]):
+            stub.write(world(2))
+            unaware = parts(source.collect(T0 + timedelta(seconds=10)).rows)
+            docker.collect(T0 + timedelta(seconds=12))
+            stub.write(world(3))
+            after = parts(source.collect(T0 + timedelta(seconds=15)).rows)
+    finally:
+        source.close()
+        docker.close()
+        dockerd.cli("rm", "-f", *(one for name, one in ids.items() if name != "dying"), check=False)
+
+    names = {"asked", "by-env", "cuda-image", "parent"}  # of the other test, when it ran before
+    found = {name: row for (name, uuid), row in before.items() if uuid == A and name not in names}
+    assert set(found) == {"first", "second", "idle", "nosy", "dying", ""}
+    seen = {name: (row.held, row.memory_bytes, row.sm_ratio) for name, row in found.items() if name}
+    assert seen == {
+        "first": (True, 4000, 0.5), "second": (True, 2000, 0.2), "idle": (True, 0, 0.0), "nosy": (False, 1000, 0.1),
+        "dying": (True, 500, 0.05),
+    }  # fmt: skip
+    # 300 W above idle, split by the part of the 90 % that the GPU was busy.
+    assert found["first"].power_watts == pytest.approx(300 * 50 / 90)
+    assert found["nosy"].power_watts == pytest.approx(300 * 10 / 90)
+    assert found["idle"].power_watts == 0
+    assert {row.attribution for row in found.values()} == {"measured"}
+    assert found[""].attribution_reason == "1 x host process; 1 x process ended"
+    for rows in (before, unaware, after):
+        own = [row for (_, uuid), row in rows.items() if uuid == A]
+        assert sum(row.memory_bytes for row in own) == 10000
+        assert sum(row.sm_ratio for row in own) == pytest.approx(0.9)
+        assert sum(row.power_watts for row in own) == pytest.approx(370)
+
+    # The PID is a process of the host now: at once, though the container is still in the list, and after.
+    assert (unaware["dying", A].held, unaware["dying", A].memory_bytes, unaware["dying", A].sm_ratio) == (True, 0, 0.0)
+    assert ("dying", A) not in after
+    for rows in (unaware, after):
+        assert rows["", A].memory_bytes == 10000 - 4000 - 2000 - 1000
+        assert rows["", A].attribution_reason == "2 x host process; 1 x process ended"
