@@ -15,6 +15,7 @@ from fleet.tools import UNUSABLE, Tool, ToolError
 #: Name -> (module with `main(arguments)`, what it is for). A new tool is one line here.
 TOOLS: dict[str, tuple[str, str]] = {
     "jobs": ("fleet.tools.jobs", "verify an export of the GPU job ledger"),
+    "profiles": ("fleet.tools.profiles", "what the metric profiles read in a saved /metrics text"),
 }
 
 

@@ -146,7 +146,9 @@ class PrometheusSource:
         self._server = server
         self._inventory = inventory
         self._rules = tuple(MapRule(job=r.job, instance=r.instance, container=r.container) for r in rules)
-        self._profiles = tuple(builtin_profiles() if profiles is None else profiles)
+        # Other dialects need detection by target first: generic names would be taken for anybody's.
+        spoken = (one for one in builtin_profiles() if one.id == "vllm")
+        self._profiles = tuple(spoken if profiles is None else profiles)
         self._client = PrometheusClient(server)
         self._settle_seconds = settle_seconds
         self._rows = RowMaker(

@@ -96,7 +96,7 @@ def test_a_good_file_is_read_with_its_scale_and_model_label():
         (('anchors = ["my_running"]', "anchors = []"), "anchors is missing or empty"),
         (('id = "mine"', 'id = "My Server"'), "id is 'My Server'; use small letters"),
         (('title = "Mine"', 'titel = "Mine"'), "titel is not known"),
-        (('model = ["model"]', 'tenant = ["t"]'), "labels.tenant is not known"),
+        (('model = ["model"]', 'gpu = ["t"]'), "labels.gpu is not known; for inference, use one of model, tenant"),
         (("scale = 0.001", 'combine = "max"'), "only gauges take the maximum"),
         (("scale = 0.001", 'match = { code = "(" }'), "no regular expression"),
         (("scale = 0.001", "match = 3"), "fields.e2e_seconds.match is 3"),
