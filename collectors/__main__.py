@@ -12,12 +12,14 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 from fleet.settings import Settings, SettingsError, load_settings
 
 FINE, FINDINGS, UNUSABLE = 0, 1, 2
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 DEFAULT_FILE = Path("fleet.toml")
 
 
@@ -41,7 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", parents=[common], help="check what is needed, say what to do")
     demo = commands.add_parser("demo", parents=[common], help="show a living synthetic fleet")
     demo.add_argument("--seed", type=int, help="the same seed gives the same fleet")
+    release = commands.add_parser("release-gpus", parents=[common], help="let go of the NVIDIA driver for a while")
+    release.add_argument("--for", dest="period", type=_period, default="10m", metavar="TIME", help="30s, 10m, 2h (10m)")
+    release.add_argument("--end", action="store_true", help="take the GPUs back before the time is over")
     return parser
+
+
+def _period(text: str) -> timedelta:
+    amount, unit = text[:-1], text[-1:]
+    if not amount.isdigit() or unit not in _UNITS or not 0 < int(amount) * _UNITS[unit] <= 86_400:
+        raise argparse.ArgumentTypeError(f"found {text!r}, write a time such as 30s, 10m or 2h, at most 24h")
+    return timedelta(seconds=int(amount) * _UNITS[unit])
 
 
 def _seconds(text: str) -> float:
@@ -110,6 +122,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     if options.command == "once":
         return _once(options, settings)
+    if options.command == "release-gpus":
+        return _release_gpus(options, settings)
     if options.command == "doctor":
         from collectors import doctor
 
@@ -123,6 +137,20 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
     except service.ServiceError as error:
         print(error, file=sys.stderr)
         return UNUSABLE
+
+
+def _release_gpus(options: argparse.Namespace, settings: Settings) -> int:
+    from collectors import nvml_release
+
+    try:
+        answer = (
+            nvml_release.take_back(settings) if options.end else nvml_release.release_gpus(settings, options.period)
+        )
+    except nvml_release.ReleaseError as error:
+        print(error, file=sys.stderr)
+        return UNUSABLE
+    print(json.dumps({"free": answer.free, "words": answer.words}) if options.json else answer.words)
+    return FINE if answer.free or options.end else FINDINGS
 
 
 def _once(options: argparse.Namespace, settings: Settings) -> int:

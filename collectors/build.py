@@ -49,10 +49,12 @@ def nvml_sources(settings: Settings, inventory: Inventory, *, remember: bool = F
     """The source for this machine's GPUs, unless it is switched off. remember: keep what is learnt in data_dir."""
     if settings.nvml.enabled == "off":
         return []
+    from collectors.nvml_release import FILE, GpuRelease
     from collectors.sources.nvml import NvmlSource
 
     idle_file = settings.data_dir / "gpu-idle-power.json" if remember else None
-    return [NvmlSource(settings.nvml, inventory, host=settings.general.host, idle_file=idle_file)]
+    release = GpuRelease(settings.data_dir / FILE) if remember else None
+    return [NvmlSource(settings.nvml, inventory, host=settings.general.host, idle_file=idle_file, release=release)]
 
 
 def prometheus_sources(settings: Settings, inventory: Inventory) -> list[Source]:

@@ -16,9 +16,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
+from fleet.settings_table import Settings
+
 FILE = "gpus-released.json"
 LONGEST = timedelta(hours=24)
 _ASK_SECONDS = 0.2
+_STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +63,11 @@ class GpuRelease:
     def now(self, at: datetime) -> Released | None:
         """The request in force. One that cannot be read counts for nothing, and neither does one of over a day."""
         try:
-            text = self._path.read_text(encoding="utf-8")
-        except OSError:
-            return None
-        try:
-            document: object = json.loads(text)
+            document: object = json.loads(self._path.read_text(encoding="utf-8"))
             fields = cast("dict[str, object]", document) if isinstance(document, dict) else {}
             until = datetime.fromisoformat(str(fields.get("until")))
             left = fields.get("left_behind")
-        except ValueError:
+        except (OSError, ValueError):
             return None
         if until.tzinfo is None or not at < until <= at + LONGEST:
             return None
@@ -98,40 +97,54 @@ def collector_runs(data_dir: Path) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of a request. `free`: nothing of the collector is left in the driver."""
+
+    free: bool
+    words: str
+
+
 def release_gpus(
-    data_dir: Path,
+    settings: Settings,
     period: timedelta,
     *,
-    wait_seconds: float,
-    say: Callable[[str], None],
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     sleep: Callable[[float], None] = time.sleep,
-) -> bool:
-    """Ask the running collector to let go of the driver and wait for its word; True when nothing is left in it.
-
-    wait_seconds: for how long to wait. Raises ReleaseError.
-    """
-    request = GpuRelease(data_dir / FILE)
+) -> Answer:
+    """Ask the running collector to let go of the driver, and wait for its word. Raises ReleaseError."""
     until = clock() + period
+    shown = f"{until.astimezone():%H:%M}"
+    if settings.nvml.enabled == "off":
+        return Answer(free=True, words="nvml.enabled is off: this collector does not read GPUs")
+    request = GpuRelease(settings.data_dir / FILE)
     request.ask(until)
-    if not collector_runs(data_dir):
-        say(f"no collector runs on {data_dir}; one that starts before {until.astimezone():%H:%M} leaves the GPUs alone")
-        return True
+    if not collector_runs(settings.data_dir):
+        words = f"no collector runs on {settings.data_dir}; one that starts before {shown} leaves the GPUs alone"
+        return Answer(free=True, words=words)
+    # It looks with every poll, and the poll in flight may take its whole time.
+    wait_seconds = settings.nvml.interval_seconds + settings.nvml.timeout_seconds + _STOP_SECONDS
     deadline = clock() + timedelta(seconds=wait_seconds)
     while clock() < deadline:
         found = request.now(clock())
-        if found is not None and found.left_behind is not None:
-            if found.left_behind:
-                say(
-                    f"released, but {found.left_behind} processes of the collector hang in the driver and cannot be "
-                    "ended: the host needs a restart before the driver can be unloaded"
-                )
-                return False
-            say(f"released until {until.astimezone():%H:%M}: the collector holds nothing of the driver")
-            return True
+        if found is not None and found.left_behind == 0:
+            return Answer(free=True, words=f"released until {shown}: the collector holds nothing of the driver")
+        if found is not None and found.left_behind:
+            words = (
+                f"released until {shown}, but {found.left_behind} processes of the collector hang in the driver and "
+                "cannot be ended: restart the host before you unload the driver"
+            )
+            return Answer(free=False, words=words)
         sleep(_ASK_SECONDS)
-    say(
-        f"no answer from the collector within {wait_seconds:.0f} s; look at Status and its log. "
-        f"The request stands until {until.astimezone():%H:%M}"
+    words = (
+        f"no word from the collector within {wait_seconds:.0f} s (a driver that fails is polled less often): look at "
+        f"Status and the log, or stop the collector. The request stands until {shown}"
     )
-    return False
+    return Answer(free=False, words=words)
+
+
+def take_back(settings: Settings) -> Answer:
+    """Withdraw the request before its time. Raises ReleaseError."""
+    if GpuRelease(settings.data_dir / FILE).end():
+        return Answer(free=False, words="the GPUs are read again from the next poll on")
+    return Answer(free=False, words="the GPUs were not released")
