@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fleet.model import Container
@@ -33,6 +33,24 @@ def known_containers(store: Store, host: str) -> dict[str, Container] | None:
         log.warning("containers of %s before this start are not known: %s", host, error)
         return {}
     return {str(row["container_id"]): _container(row) for row in rows}
+
+
+class KnownBefore:
+    """`KnownContainers` of a store, read once for all daemons at the start; later only if the store was away then."""
+
+    def __init__(self, store: Store, hosts: Iterable[str]) -> None:
+        self._store = store
+        self._read: dict[str, dict[str, Container]] = {}
+        for host in hosts:
+            found = known_containers(store, host)
+            if found is None:
+                break  # away for one host is away for all
+            self._read[host] = found
+
+    def __call__(self, host: str) -> dict[str, Container] | None:
+        """As `known_containers`."""
+        found = self._read.pop(host, None)
+        return known_containers(self._store, host) if found is None else found
 
 
 def _container(row: Mapping[str, Any]) -> Container:

@@ -16,14 +16,13 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from collectors import build
 from collectors.base import Source
 from collectors.demo import DemoError, ProgressBar, fill, find_position
-from collectors.known_containers import known_containers
+from collectors.known_containers import KnownBefore
 from collectors.runner import Runner, RunnerHealth, utc_now
 from collectors.sources.synthetic import SyntheticSource
 from collectors.web import WebError, WebServer, ensure_token, web_app
@@ -130,7 +129,10 @@ class _Service:
         settings = self._settings
         return [
             *build.docker_sources(
-                settings, inventory, build.images_before(store.store), partial(known_containers, store.store)
+                settings,
+                inventory,
+                build.images_before(store.store),
+                KnownBefore(store.store, [daemon.name for daemon in settings.docker]),
             ),
             *build.nvml_sources(settings, inventory, remember=True),
             *build.prometheus_sources(settings, inventory),

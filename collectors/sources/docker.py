@@ -48,7 +48,7 @@ from collectors.docker_statistics import Sampler, lifetime_of
 from collectors.known_containers import KnownContainers
 from collectors.ssh_bridge import SshBridge
 from fleet.inventory import HostInventory, Inventory
-from fleet.model import ContainerSample, Gap, Host, Row
+from fleet.model import Container, ContainerSample, Gap, Host, Row
 from fleet.settings_table import DockerDaemon
 from fleet.tenancy import Tenancy
 
@@ -261,7 +261,8 @@ class DockerSource:
         )
         self._known_before = known_before
         self._memory = BoundedCalls(f"known-before-{self._host}", monotonic)
-        self._remembered_at: float | None = None
+        self._asked_before_at: float | None = None
+        self._before: Mapping[str, Container] | None = None
         self._sampler = Sampler(daemon.interval_seconds)
         self._events = EventListener(
             self._api.events,
@@ -357,17 +358,20 @@ class DockerSource:
 
     def _remember(self, now: float) -> None:
         """Once after the start, what the store knew: a container removed while we were down is in no list and event."""
-        if self._known_before is None:
+        known_before = self._known_before
+        if known_before is None:
             return
-        if self._remembered_at is not None and now - self._remembered_at < _BLIND_SECONDS:
-            return
-        self._remembered_at = now
-        # A store that is away must not cost the poll its time: it is asked again a minute later.
-        ask = partial(self._known_before, self._host)
-        before = self._memory.each({"": ask}, now + 0.25 * self.timeout_seconds, workers=1).get("")
-        if before is not None:
-            self._containers.remember(before)
-            self._known_before = None
+        if self._before is None and (self._asked_before_at is None or now - self._asked_before_at >= _BLIND_SECONDS):
+            self._asked_before_at = now
+
+            def ask() -> None:
+                self._before = known_before(self._host)
+
+            # A store that is away or slow must not cost the poll its time: what it says later is taken in later.
+            self._memory.each({"": ask}, now + 0.25 * self.timeout_seconds, workers=1)
+        if self._before is not None:
+            self._containers.remember(self._before)
+            self._known_before = self._before = None
 
     def _is_local(self) -> bool:
         """The daemon runs on this machine and its PIDs are ours to read."""

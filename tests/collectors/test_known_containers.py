@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import pytest
 
-from collectors.known_containers import known_containers
+from collectors.known_containers import KnownBefore, known_containers
 from collectors.sources.docker import DockerSource
 from fleet.inventory import Inventory
 from fleet.model import Batch, Container
 from fleet.settings_table import DockerDaemon
 from fleet.tenancy import Tenancy
 from store import Store, open_store
-from tests.services.docker_readings import poll, rows
+from tests.services.docker_readings import poll, poll_until, rows
 from tests.services.dockerd import Dockerd
 from tests.store.stores import embedded_store
 
@@ -58,6 +58,17 @@ def test_a_store_that_is_away_says_nothing_instead_of_nobody() -> None:
     away.close()
 
 
+def test_what_was_known_is_read_at_the_start_and_asked_for_only_once(store: Store) -> None:
+    store.append(Batch(token="1", rows=(container("a"), container("b", host="h2"))))
+    before = KnownBefore(store, ["h1", "h2"])
+    store.append(Batch(token="2", rows=(container("new"),)))
+    assert before("h1") == {"id-a": container("a")}
+    assert before("h2") == {"id-b": container("b", host="h2")}
+    again = before("h1")  # the second time it is the store's answer of now
+    assert again is not None
+    assert set(again) == {"id-a", "id-new"}
+
+
 @pytest.mark.docker
 @pytest.mark.timeout(120)
 def test_a_container_removed_while_the_collector_was_down_is_removed_after_its_restart(
@@ -65,7 +76,7 @@ def test_a_container_removed_while_the_collector_was_down_is_removed_after_its_r
 ) -> None:
     def collector() -> DockerSource:
         daemon = DockerDaemon(url=dockerd.url, name="h1", timeout_seconds=10.0)
-        return DockerSource(daemon, Tenancy(), Inventory(), known_before=partial(known_containers, store))
+        return DockerSource(daemon, Tenancy(), Inventory(), known_before=KnownBefore(store, ["h1"]))
 
     dockerd.run("stays")
     dockerd.run("goes")
@@ -115,3 +126,24 @@ def test_a_store_that_is_away_at_first_is_asked_again_a_minute_later(dockerd: Do
     finally:
         source.close()
     assert asked == ["h1", "h1"]
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(120)
+def test_a_slow_answer_of_the_store_is_taken_in_when_it_comes(dockerd: Dockerd) -> None:
+    told = threading.Event()
+
+    def before(_: str) -> dict[str, Container]:
+        told.wait(30)
+        return {"id-old": container("old")}
+
+    daemon = DockerDaemon(url=dockerd.url, name="h1", timeout_seconds=2.0)
+    source = DockerSource(daemon, Tenancy(), Inventory(), known_before=before)
+    try:
+        assert rows(poll(source), Container) == {}
+        told.set()
+        readings = poll_until(source, lambda seen: bool(rows(seen[-1], Container)))
+    finally:
+        told.set()
+        source.close()
+    assert {name: row.removed for name, row in rows(readings[-1], Container).items()} == {"old": True}
