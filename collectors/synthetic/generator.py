@@ -7,13 +7,13 @@ from datetime import datetime
 
 import numpy as np
 
-from collectors.synthetic.devices import GPUS, HOLDINGS, DeviceModel, Devices
-from collectors.synthetic.facts import HOST_ROWS_TARGET, PROMETHEUS, Facts
+from collectors.synthetic.devices import GPUS, HOLDINGS, Device, DeviceModel, Devices, gpu_number
+from collectors.synthetic.facts import HOST_ROWS_TARGET, PROMETHEUS, Facts, Run
 from collectors.synthetic.layout import ENDPOINTS, GIB, HOSTS, MEMBERS, MIB, Identities
 from collectors.synthetic.load import Load, LoadModel
 from collectors.synthetic.noise import Floats, Noise
 from collectors.synthetic.processes import Processes, ProcessModel
-from collectors.synthetic.story import DEPLOYED, NOISY, UNHEALTHY, Story
+from collectors.synthetic.story import DEPLOYED, JOB, PASSING, STRAY_GPU, UNHEALTHY, XID_GPU, Story
 from fleet.model import (
     UNATTRIBUTED,
     Attribution,
@@ -29,6 +29,22 @@ from fleet.model import (
 
 SYNTHETIC = "synthetic"
 _IDLE_REASON = "idle power and processes outside any container"
+_BOARD_REASON = "MIG: power only for the whole board; memory beside the MIG devices"
+_NO_GPM = (
+    "SM activity needs Hopper or newer (GPM): dram_active_ratio, sm_active_ratio, sm_occupancy_ratio,"
+    " tensor_active_ratio"
+)
+_IN_MIG = "MIG, told only for the whole GPU: clocks, energy, errors, power, temperature"
+_CUT_INTO_MIG = "under MIG the driver tells no busy time, except through GPM (Hopper or newer): busy_ratio"
+_MPS, _STRAY = gpu_number(("gpu-b01", 3)), gpu_number(STRAY_GPU)
+
+
+def _how_sure(gpu: Device, *, with_mps: bool) -> tuple[Attribution, str]:
+    if with_mps:
+        return "estimated", "two holders under MPS: activity is credited to one process a sample"
+    if gpu.mig is not None:
+        return "measured", "SM activity of the MIG instance, whose only user this is"
+    return "measured", ""
 
 
 class SyntheticFleet:
@@ -44,7 +60,12 @@ class SyntheticFleet:
         self._load = LoadModel(noise, self.story)
         self._devices = DeviceModel(noise, self.story)
         self._processes = ProcessModel(noise, self.story)
-        self._uuids = {(host, index): self.identities.gpu_uuid(host, index) for host, index, _ in GPUS}
+        self._uuids = tuple(
+            self.identities.gpu_uuid(gpu.host, gpu.index)
+            if gpu.mig is None
+            else self.identities.mig_uuid(gpu.host, gpu.index, gpu.mig)
+            for gpu in GPUS
+        )
         self._facts = Facts(seed=seed, story=self.story, identities=self.identities, uuids=self._uuids)
 
     @property
@@ -63,7 +84,13 @@ class SyntheticFleet:
 
     def events(self, start: datetime, end: datetime) -> tuple[Event, ...]:
         """What happened in [start, end)."""
-        return tuple(self.story.events(start.timestamp(), end.timestamp(), self.identities, self._uuids))
+        return tuple(
+            self.story.events(start.timestamp(), end.timestamp(), self.identities, self._uuids[gpu_number(XID_GPU)])
+        )
+
+    def runs(self, start: datetime, end: datetime) -> tuple[Run, ...]:
+        """Every container run with GPUs that touches [start, end), by start: what a ledger of GPU jobs should hold."""
+        return self._facts.runs(start, end)
 
     def block(self, instants: Sequence[datetime], interval_seconds: float) -> list[Row]:
         """All samples of the instants, which lie `interval_seconds` apart."""
@@ -91,6 +118,11 @@ class SyntheticFleet:
 
     def _ids(self, index: int, seconds: Floats) -> list[str]:
         key = MEMBERS[index].key
+        if index == JOB:
+            names = {
+                cycle: self.identities.container_id(key, cycle) for cycle in self.story.job_cycle(seconds).tolist()
+            }
+            return [names[cycle] for cycle in self.story.job_cycle(seconds).tolist()]
         if index != DEPLOYED:
             return [self.identities.container_id(key)] * seconds.size
         old, new = self.identities.container_id(key), self.identities.container_id(key, 1)
@@ -129,7 +161,7 @@ class SyntheticFleet:
                 oom,
                 up,
             ) in zip(instants, seconds.tolist(), self._ids(index, seconds), *columns, strict=True):
-                if not up and index == NOISY:
+                if not up and index in PASSING:
                     continue  # a container that has ended has no sample, as from the Docker source
                 if not up:
                     yield ContainerSample(
@@ -149,64 +181,100 @@ class SyntheticFleet:
                 )  # fmt: skip
 
     def _gpu_rows(self, instants: Sequence[datetime], interval: float, devices: Devices) -> Iterable[Row]:
-        for number, (host, index, model) in enumerate(GPUS):
+        for number, gpu in enumerate(GPUS):
+            sliced = gpu.mig is not None
+            busy, active = devices.busy[:, number], devices.sm_active[:, number]
+            uuid, model = self._uuids[number], gpu.model
+            parent = self._uuids[gpu_number((gpu.host, gpu.index))] if sliced else ""
             columns = (
                 getattr(devices, name)[:, number].tolist()
                 for name in (
-                    "busy", "sm_active", "memory_used", "watts", "temperature", "clock_mhz", "throttle", "processes",
-                    "xid", "broken",
+                    "memory_used", "watts", "temperature", "clock_mhz", "throttle", "processes", "xid", "broken",
+                    "holders", "encoder", "decoder", "received", "nvlink",
                 )
             )  # fmt: skip
-            uuid = self._uuids[host, index]
-            for at, busy, active, memory, watts, celsius, clock, throttle, count, xid, broken in zip(
-                instants, *columns, strict=True
-            ):
+            # What NVML tells of a MIG device is memory and, through GPM, activity; of its GPU everything but activity.
+            told = [None] * len(instants) if gpu.cut else (busy if sliced else active).tolist()
+            if not model.reports_sm_activity:
+                told = [None] * len(instants)
+            kernels = [None] * len(instants) if gpu.cut or sliced else busy.tolist()
+            reason = _IN_MIG if sliced else _CUT_INTO_MIG if gpu.cut else "" if model.reports_sm_activity else _NO_GPM
+            for (
+                at, ran, sm, memory, watts, celsius, clock, throttle, count, xid, broken, holders, encoder, decoder,
+                received, nvlink,
+            ) in zip(instants, kernels, told, *columns, strict=True):  # fmt: skip
+                if sliced:
+                    yield GpuSample(
+                        at=at, host=gpu.host, gpu_uuid=uuid, parent_uuid=parent, gpu_index=gpu.index,
+                        interval_seconds=interval, sm_active_ratio=sm, sm_occupancy_ratio=round(sm * 0.48, 4),
+                        tensor_active_ratio=round(sm * 0.41, 4), dram_active_ratio=round(sm * 0.66, 4),
+                        memory_used_bytes=memory, memory_total_bytes=gpu.memory_bytes, process_count=count,
+                        holders=holders, unknown_reason=reason,
+                    )  # fmt: skip
+                    continue
                 yield GpuSample(
-                    at=at, host=host, gpu_uuid=uuid, gpu_index=index, interval_seconds=interval, busy_ratio=busy,
-                    sm_active_ratio=active if model.reports_sm_activity else None,
-                    sm_occupancy_ratio=round(active * 0.48, 4) if model.reports_sm_activity else None,
-                    tensor_active_ratio=round(active * 0.41, 4) if model.reports_sm_activity else None,
-                    dram_active_ratio=round(active * 0.66, 4) if model.reports_sm_activity else None,
-                    memory_used_bytes=memory, memory_reserved_bytes=614 * MIB, memory_total_bytes=model.memory_bytes,
+                    at=at, host=gpu.host, gpu_uuid=uuid, gpu_index=gpu.index, interval_seconds=interval,
+                    busy_ratio=ran, sm_active_ratio=sm, sm_occupancy_ratio=None if sm is None else round(sm * 0.48, 4),
+                    tensor_active_ratio=None if sm is None else round(sm * 0.41, 4),
+                    dram_active_ratio=None if sm is None else round(sm * 0.66, 4),
+                    memory_used_bytes=memory, memory_reserved_bytes=614 * MIB, memory_total_bytes=gpu.memory_bytes,
                     power_watts=watts, power_limit_watts=model.limit_watts, energy_joules=watts * interval,
                     temperature_celsius=celsius, memory_temperature_celsius=celsius + 6.0, sm_clock_mhz=clock,
-                    memory_clock_mhz=model.memory_clock_mhz, throttle_reasons=throttle, ecc_corrected=0,
-                    ecc_uncorrected=1 if xid else 0, remapped_rows=1 if broken else 0, remap_pending=broken,
-                    xid=xid or None, process_count=count,
+                    memory_clock_mhz=model.memory_clock_mhz, throttle_reasons=throttle,
+                    ecc_corrected=3 if xid == 63 else 0, ecc_uncorrected=1 if xid == 94 else 0,
+                    remapped_rows=1 if broken else 0, remap_pending=broken, xid=xid or None, process_count=count,
+                    unknown_reason=reason, encoder_ratio=encoder, decoder_ratio=decoder,
+                    pcie_receive_bytes=int(received * interval), pcie_transmit_bytes=int(received * interval * 0.4),
+                    nvlink_receive_bytes=int(nvlink * interval) if model.nvlink else None,
+                    nvlink_transmit_bytes=int(nvlink * interval) if model.nvlink else None,
+                    idle_power_watts=model.idle_watts, recovery_action=1 if broken else 0, holders=holders,
                 )  # fmt: skip
 
     def _holder_rows(
         self, instants: Sequence[datetime], seconds: Floats, interval: float, devices: Devices
     ) -> Iterable[Row]:
-        for column, (member_index, number, _) in enumerate(HOLDINGS):
-            member, (host, index, _) = MEMBERS[member_index], GPUS[number]
-            shared = (host, index) == ("gpu-b01", 3)
-            attribution: Attribution = "estimated" if shared else "measured"
-            reason = "two holders under MPS: activity is credited to one process a sample" if shared else ""
-            uuid, tenant, key = self._uuids[host, index], member.tenant, member.key
+        for column, (member_index, number, size) in enumerate(HOLDINGS):
+            member, gpu = MEMBERS[member_index], GPUS[number]
+            attribution, reason = _how_sure(gpu, with_mps=number == _MPS)
+            uuid, tenant, key = self._uuids[number], member.tenant, member.key
+            sliced, held = gpu.mig is not None, not member.takes
+            # GPM tells what the SMs of a device did; that is one container's own number where it works there alone.
+            gpm = gpu.model.reports_sm_activity
+            own = devices.held_sm[:, column] if sliced else devices.sm_active[:, number]
             columns = (
                 getattr(devices, name)[:, column].tolist()
-                for name in ("held_present", "held_memory", "held_sm", "held_watts")
+                for name in ("held_present", "held_memory", "held_sm", "held_watts", "alone")
             )
-            for at, identity, present, memory, sm, watts in zip(
-                instants, self._ids(member_index, seconds), *columns, strict=True
+            for at, identity, present, memory, sm, watts, alone, active in zip(
+                instants, self._ids(member_index, seconds), *columns, own.tolist(), strict=True
             ):
                 if present:
                     yield ContainerGpuSample(
-                        at=at, host=host, tenant=tenant, container_key=key, container_id=identity, gpu_uuid=uuid,
-                        interval_seconds=interval, held=True, memory_bytes=memory, sm_ratio=sm, power_watts=watts,
-                        energy_joules=watts * interval, attribution=attribution, attribution_reason=reason,
+                        at=at, host=gpu.host, tenant=tenant, container_key=key, container_id=identity, gpu_uuid=uuid,
+                        interval_seconds=interval, held=held, memory_bytes=memory, sm_ratio=sm,
+                        power_watts=None if sliced else watts, energy_joules=None if sliced else watts * interval,
+                        attribution=attribution, attribution_reason=reason, processes=1 if size else 0,
+                        sm_active_ratio=active if gpm and alone else None,
+                        idle_power_watts=None if sliced else 0.0, idle_energy_joules=None if sliced else 0.0,
                     )  # fmt: skip
-        for number, (host, index, _) in enumerate(GPUS):
-            uuid = self._uuids[host, index]
+        for number, gpu in enumerate(GPUS):
+            uuid, sliced = self._uuids[number], gpu.mig is not None
             columns = (
-                getattr(devices, name)[:, number].tolist() for name in ("stray_memory", "stray_sm", "stray_watts")
+                getattr(devices, name)[:, number].tolist()
+                for name in ("stray_memory", "stray_sm", "stray_watts", "watts")
             )
-            for at, memory, sm, watts in zip(instants, *columns, strict=True):
+            idle = gpu.model.idle_watts
+            strays = 1 if number == _STRAY else 0
+            for at, memory, sm, watts, whole in zip(instants, *columns, strict=True):
+                rest = min(idle, whole)
                 yield ContainerGpuSample(
-                    at=at, host=host, tenant=UNATTRIBUTED, container_key=UNATTRIBUTED, container_id="", gpu_uuid=uuid,
-                    interval_seconds=interval, held=False, memory_bytes=memory, sm_ratio=sm, power_watts=watts,
-                    energy_joules=watts * interval, attribution="measured", attribution_reason=_IDLE_REASON,
+                    at=at, host=gpu.host, tenant=UNATTRIBUTED, container_key=UNATTRIBUTED, container_id="",
+                    gpu_uuid=uuid, interval_seconds=interval, held=False, memory_bytes=memory,
+                    sm_ratio=None if gpu.cut else sm, power_watts=None if sliced else watts,
+                    energy_joules=None if sliced else watts * interval, attribution="measured",
+                    attribution_reason=_BOARD_REASON if gpu.cut else "" if sliced else _IDLE_REASON, processes=strays,
+                    idle_power_watts=None if sliced else rest,
+                    idle_energy_joules=None if sliced else rest * interval,
                 )  # fmt: skip
 
     def _inference_rows(

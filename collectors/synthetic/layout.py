@@ -1,4 +1,4 @@
-"""Who and what the demo fleet consists of: 4 hosts x 4 GPUs, 40 containers, 6 tenants.
+"""Who and what the demo fleet consists of: 4 hosts x 4 GPUs, one of them in MIG mode, 46 containers, 6 tenants.
 
 Names are invented; sizes follow published recordings (H100 SXM 81,559 MiB and 700 W, A100 SXM 80 GB and 400 W,
 L40S 46,068 MiB and 350 W).
@@ -26,15 +26,16 @@ class GpuModel:
     clock_mhz: int
     memory_clock_mhz: int
     reports_sm_activity: bool  # GPM exists from Hopper on
+    nvlink: bool = False
 
 
 H100 = GpuModel(
     name="NVIDIA H100 80GB HBM3", memory_bytes=81559 * MIB, idle_watts=70.0, limit_watts=700.0, warmth=0.055,
-    clock_mhz=1980, memory_clock_mhz=2619, reports_sm_activity=True,
+    clock_mhz=1980, memory_clock_mhz=2619, reports_sm_activity=True, nvlink=True,
 )  # fmt: skip
 A100 = GpuModel(
     name="NVIDIA A100-SXM4-80GB", memory_bytes=81920 * MIB, idle_watts=55.0, limit_watts=400.0, warmth=0.09,
-    clock_mhz=1410, memory_clock_mhz=1593, reports_sm_activity=False,
+    clock_mhz=1410, memory_clock_mhz=1593, reports_sm_activity=False, nvlink=True,
 )  # fmt: skip
 L40S = GpuModel(
     name="NVIDIA L40S", memory_bytes=46068 * MIB, idle_watts=36.0, limit_watts=350.0, warmth=0.13,
@@ -43,11 +44,20 @@ L40S = GpuModel(
 
 HOSTS: tuple[tuple[str, GpuModel], ...] = (("gpu-a01", H100), ("gpu-a02", H100), ("gpu-b01", A100), ("gpu-c01", L40S))
 GPUS_PER_HOST = 4
+#: The GPU in MIG mode, and its devices: (profile, compute slices of seven, memory in MiB). Sizes as `nvidia-smi mig
+#: -lgi` shows them on an H100 80GB.
+MIG_GPU = ("gpu-a01", 3)
+MIG_DEVICES = (("3g.40gb", 3, 40448), ("2g.20gb", 2, 20096), ("1g.10gb", 1, 9984), ("1g.10gb", 1, 9984))
+#: Index of the first MIG device in `Member.gpus`: 4 is the first one, 5 the second.
+MIG = GPUS_PER_HOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One container as planned. `gpus`: (index on its host, GiB held there). `cores`: idle, added at full load."""
+    """One container as planned. `gpus`: (index on its host, GiB used there). `cores`: idle, added at full load.
+
+    `asks`: how it was given its GPUs; "" = each by index. `takes`: it uses its GPUs without having been given them.
+    """
 
     host: str
     tenant: str
@@ -64,6 +74,8 @@ class Member:
     user: str = "10001:10001"
     privileged: bool = False
     origin: str = "mapped"
+    asks: str = ""  # "all", "count", or an id that no GPU of its host has
+    takes: bool = False
 
     @property
     def name(self) -> str:
@@ -94,11 +106,12 @@ _LITELLM = "ghcr.io/berriai/litellm:v1.109.1"
 
 
 def _llm(
-    host: str, tenant: str, project: str, service: str, gpus: tuple[tuple[int, float], ...], number: int = 1
-) -> Member:
+    host: str, tenant: str, project: str, service: str, gpus: tuple[tuple[int, float], ...], number: int = 1,
+    asks: str = "",
+) -> Member:  # fmt: skip
     return Member(
         host=host, tenant=tenant, project=project, service=service, number=number, image=_VLLM, role="vllm", gpus=gpus,
-        cores=(0.9, 3.2), core_limit=16.0, memory_gib=14.0, memory_limit_gib=96.0,
+        asks=asks, cores=(0.9, 3.2), core_limit=16.0, memory_gib=14.0, memory_limit_gib=96.0,
     )  # fmt: skip
 
 
@@ -127,7 +140,7 @@ MEMBERS: tuple[Member, ...] = (
            image="registry.initech.example/index/batch:latest", role="batch", gpus=((2, 27.0),), cores=(0.05, 6.0),
            core_limit=8.0, memory_gib=9.0, memory_limit_gib=32.0, user="", origin="compose"),
     Member(host="gpu-a01", tenant="globex", project="globex-search", service="embed", image=_VLLM, role="embedding",
-           gpus=((3, 24.0),), cores=(0.6, 3.0), core_limit=8.0, memory_gib=7.0, memory_limit_gib=48.0),
+           gpus=((MIG, 24.0),), cores=(0.6, 3.0), core_limit=8.0, memory_gib=7.0, memory_limit_gib=48.0),
     _support("gpu-a01", "globex", "globex-search", "vectordb", "qdrant/qdrant:v1.18.2", 11.0),
     _support("gpu-a01", "platform", "monitoring", "prometheus", "prom/prometheus:v3.9.1", 2.4),
     _probe("gpu-a01", "dcgm-exporter", _EXPORTER),
@@ -163,8 +176,9 @@ MEMBERS: tuple[Member, ...] = (
            image="registry.hooli.example/copilot/worker:3.2.0", role="support", cores=(0.3, 0.8), core_limit=2.0,
            memory_gib=0.3, memory_limit_gib=1.0),
     Member(host="gpu-b01", tenant="umbrella-research", project="", service="tensorboard",
-           image="tensorflow/tensorflow:latest", role="support", memory_gib=0.9, user="root", origin="label"),
-    _llm("gpu-c01", "initech", "initech-docs", "summarizer", ((0, 40.2),)),
+           image="tensorflow/tensorflow:latest", role="support", memory_gib=0.9, user="root", origin="label",
+           gpus=((0, 0.0), (1, 0.0), (2, 0.0), (3, 0.0)), asks="all"),
+    _llm("gpu-c01", "initech", "initech-docs", "summarizer", ((0, 28.2),), asks="count"),
     Member(host="gpu-c01", tenant="initech", project="initech-docs", service="ocr",
            image="registry.initech.example/docs/ocr:5.1.0", role="batch", gpus=((1, 21.0),), cores=(1.0, 5.0),
            core_limit=8.0, memory_gib=8.0, memory_limit_gib=24.0),
@@ -178,6 +192,26 @@ MEMBERS: tuple[Member, ...] = (
     _support("gpu-c01", "initech", "initech-docs", "web", "nginx:1.29.4-bookworm", 0.1),
     Member(host="gpu-c01", tenant="acme", project="acme-eval", service="eval-runner", image="ghcr.io/acme/eval:latest",
            role="batch", cores=(0.02, 3.5), core_limit=4.0, memory_gib=2.2, memory_limit_gib=8.0, origin="compose"),
+    # A small model on a MIG device that nobody has asked anything for days.
+    _llm("gpu-a01", "umbrella-research", "umbrella-lab", "playground", ((MIG + 1, 17.5),)),
+    # Evaluation jobs, one after the other on a MIG device; each run is a container of its own.
+    Member(host="gpu-a01", tenant="acme", project="acme-eval", service="eval-job", image="ghcr.io/acme/eval:4.2.0",
+           role="job", gpus=((MIG + 2, 8.2),), cores=(0.3, 1.5), core_limit=4.0, memory_gib=3.0, memory_limit_gib=16.0),
+    # `--gpus 1` as the summarizer beside it: Docker gives both the first GPU.
+    Member(host="gpu-c01", tenant="hooli", project="hooli-voice", service="diarizer",
+           image="registry.hooli.example/voice/diarizer:0.7.0", role="batch", gpus=((0, 9.5),), cores=(0.5, 2.0),
+           core_limit=4.0, memory_gib=4.0, memory_limit_gib=16.0, asks="count"),
+    # Privileged, so it reaches every GPU; it was given none and encodes video on one.
+    Member(host="gpu-c01", tenant="hooli", project="hooli-voice", service="transcode",
+           image="registry.hooli.example/voice/transcode:2.0.1", role="transcode", gpus=((3, 3.1),), cores=(0.2, 3.0),
+           core_limit=8.0, memory_gib=1.5, memory_limit_gib=8.0, user="root", privileged=True, takes=True),
+    # It was given a board that has since been replaced.
+    Member(host="gpu-a02", tenant="acme", project="acme-rag", service="reranker", image="ghcr.io/acme/reranker:1.8.0",
+           role="support", cores=(0.4, 2.0), core_limit=4.0, memory_gib=2.0, memory_limit_gib=8.0,
+           asks="GPU-5d1f8c2e-77aa-4b1e-9c35-0e6b2f4a9d10"),
+    # It never started: the host has four GPUs, and it asks for the eighth.
+    Member(host="gpu-b01", tenant="initech", project="initech-index", service="reindex",
+           image="registry.initech.example/index/batch:latest", role="failed", asks="7", user="", origin="compose"),
 )  # fmt: skip
 
 
@@ -196,6 +230,7 @@ class Endpoint:
     generation_scale: float = 1.0
     kv_tokens: float = 200_000.0
     bounds_max: int = 32768
+    silent_days: float = 0.0  # before the demo's start: nobody has asked anything since; 0 = asked all the time
 
 
 def member_index(key: str) -> int:
@@ -211,11 +246,12 @@ def _endpoint(
     prefill: float,
     scales: tuple[float, float],
     kv_tokens: float,
+    silent_days: float = 0.0,
 ) -> Endpoint:
     return Endpoint(
         member=member_index(key), model=model, port=8000, peak_requests_per_second=rates[0],
         capacity_requests_per_second=rates[1], itl_seconds=itl, prefill_seconds=prefill, prompt_scale=scales[0],
-        generation_scale=scales[1], kv_tokens=kv_tokens,
+        generation_scale=scales[1], kv_tokens=kv_tokens, silent_days=silent_days,
     )  # fmt: skip
 
 
@@ -261,6 +297,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         90_000,
     ),
     _endpoint("gpu-c01:hooli-voice/whisper/1", "openai/whisper-large-v3", (4.0, 9.0), 0.012, 0.25, (0.2, 0.4), 60_000),
+    _endpoint(
+        "gpu-a01:umbrella-lab/playground/1",
+        "Qwen/Qwen3-8B",
+        (0.8, 6.0),
+        0.016,
+        0.08,
+        (0.6, 0.8),
+        40_000,
+        4.2,
+    ),
 )
 
 
@@ -277,6 +323,10 @@ class Identities:
     def gpu_uuid(self, host: str, index: int) -> str:
         """UUID of one GPU in NVML's spelling."""
         return f"GPU-{uuid.UUID(self.digest('gpu', host, index)[:32])}"
+
+    def mig_uuid(self, host: str, index: int, place: int) -> str:
+        """UUID of one MIG device."""
+        return f"MIG-{uuid.UUID(self.digest('mig', host, index, place)[:32])}"
 
     def container_id(self, key: str, generation: int = 0) -> str:
         """Full container id; a recreated container is the next generation."""

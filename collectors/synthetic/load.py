@@ -136,7 +136,7 @@ class LoadModel:
             [day_cycle(MEMBERS[endpoint.member].tenant, seconds, self._story.origin) for endpoint in ENDPOINTS], axis=1
         )
         wander = 0.80 + 0.25 * noise.smooth(1, width, seconds, 1500.0) + 0.15 * noise.smooth(2, width, seconds, 210.0)
-        demand = self._column("peak_requests_per_second") * rhythm * wander
+        demand = self._column("peak_requests_per_second") * rhythm * wander * self._asked(seconds)
 
         drifted = (seconds >= self._story.drift_at)[:, None]
         prompt_mean = np.where(drifted, [x.mean for x in self._drifted], [x.mean for x in self._prompts])
@@ -173,6 +173,11 @@ class LoadModel:
             cached_tokens=np.floor(buckets["prompt_tokens"].sums * hit_share * self._generates),
             waiting=waiting, running=np.round(running), kv_cache=kv_cache, buckets=buckets,
         )  # fmt: skip
+
+    def _asked(self, seconds: Floats) -> Floats:
+        """1 while an endpoint is asked, 0 from the day on which everybody forgot it."""
+        silent = self._column("silent_days")
+        return np.where((silent > 0) & (seconds[:, None] >= self._story.origin - silent * DAY), 0.0, 1.0)
 
     def _slowdown(self, seconds: Floats) -> Floats:
         slow = np.ones((seconds.size, len(ENDPOINTS)))

@@ -13,7 +13,8 @@ from collectors.synthetic.noise import Floats, Noise
 from collectors.synthetic.story import CRASHER, LEAK, NOISY, TRAINER, Story
 
 Whole = NDArray[np.int64]
-_PIDS = {"vllm": 214, "embedding": 96, "batch": 38, "notebook": 61, "training": 142, "gateway": 24, "support": 17}
+_PIDS = {"vllm": 214, "embedding": 96, "batch": 38, "notebook": 61, "training": 142, "gateway": 24, "support": 17,
+         "job": 12, "transcode": 9, "failed": 0}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,9 @@ class ProcessModel:
                 columns.append(0.05 * swing)
             elif member.service == "eval-runner":
                 columns.append(np.where(swing > 0.55, 0.9, 0.02))
-            elif member.role == "batch":
+            elif member.role == "transcode":
+                columns.append(np.where(self._story.transcodes(seconds), 0.6 + 0.3 * swing, 0.02))
+            elif member.role in ("batch", "job"):
                 columns.append(0.55 + 0.35 * swing)
             elif member.role == "gateway":
                 columns.append(np.clip(day * (0.75 + 0.3 * swing), 0.0, 1.0))

@@ -30,9 +30,17 @@ DEPLOYED = member_index("gpu-b01:hooli-copilot/llm-code/2")
 CRASHER = member_index("gpu-b01:hooli-copilot/worker/1")
 UNHEALTHY = member_index("gpu-c01:hooli-voice/api/1")
 TRAINER = member_index("gpu-b01:umbrella-train/finetune/1")
+PLAYGROUND = member_index("gpu-a01:umbrella-lab/playground/1")
+JOB = member_index("gpu-a01:acme-eval/eval-job/1")
+TRANSCODE = member_index("gpu-c01:hooli-voice/transcode/1")
+LOST_GPU = member_index("gpu-a02:acme-rag/reranker/1")
+FAILED = member_index("gpu-b01:initech-index/reindex/1")
+#: Containers that are not there all the time, and then have no sample, as from the Docker source.
+PASSING = frozenset({NOISY, JOB, HOLDER, FAILED})
 HOT_GPU = ("gpu-c01", 1)
 XID_GPU = ("gpu-b01", 2)
-XID_NUMBER = 94
+#: Number and seconds after the first: a contained memory error, then the row is remapped (until a reset: pending).
+XIDS = ((94, 0.0), (63, 95.0))
 STRAY_GPU = ("gpu-b01", 3)  # a host process outside any container uses a little of it
 
 LEAK_PERIOD = 9.5 * HOUR
@@ -40,7 +48,13 @@ CRASH_PERIOD = 300.0
 CRASH_UP = 240.0
 NOISY_PERIOD = 6 * HOUR
 NOISY_LENGTH = 1.5 * HOUR
+JOB_PERIOD = 2.8 * HOUR
 OLD_IMAGE = "vllm/vllm-openai:v0.32.1"
+FAILED_ERROR = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+    "unable to start container process: error during container init: error running prestart hook #0: exit status 1, "
+    "stdout: , stderr: Auto-detected mode as 'legacy'\nnvidia-container-cli: device error: 7: unknown device"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +116,43 @@ class Story:
         """Whether the batch job runs on the chat model's GPU: 90 minutes of every 6 hours, also at `origin`."""
         return np.mod(at - self.origin + 25 * 60.0, NOISY_PERIOD) < NOISY_LENGTH
 
+    @property
+    def hold_from(self) -> float:
+        """When the notebook was started that holds two GPUs and hardly uses them."""
+        return self.origin - 6 * DAY - 5 * HOUR
+
+    @property
+    def failed_at(self) -> float:
+        """When a container could not be started."""
+        return self.origin - 7 * HOUR
+
+    def job_cycle(self, at: Floats) -> NDArray[np.int64]:
+        """Number of the evaluation job that runs or ran last; at `origin` number 0 is 20 minutes old."""
+        return np.floor((at - self.origin + 1200.0) / JOB_PERIOD).astype(np.int64)
+
+    def job_start(self, cycle: int) -> float:
+        """When an evaluation job was started."""
+        return self.origin - 1200.0 + cycle * JOB_PERIOD
+
+    @staticmethod
+    def job_length(cycle: NDArray[np.int64]) -> Floats:
+        """How long an evaluation job runs, seconds: 30 to 79 minutes."""
+        return 1800.0 + 60.0 * np.mod(cycle * 7919, 50)
+
+    @staticmethod
+    def job_exit(cycle: int) -> int:
+        """Exit code of an evaluation job: most are fine, some fail, a few are killed."""
+        return 137 if cycle % 17 == 5 else 1 if cycle % 9 == 4 else 0
+
+    def job_runs(self, at: Floats) -> Flags:
+        """Whether an evaluation job runs."""
+        cycle = self.job_cycle(at)
+        return at - (self.origin - 1200.0 + cycle * JOB_PERIOD) < self.job_length(cycle)
+
+    def transcodes(self, at: Floats) -> Flags:
+        """Whether the transcoder has work: ten hours of each day, also at `origin`."""
+        return np.mod(at - self.origin + 3 * HOUR, DAY) < 10 * HOUR
+
     def training(self, at: Floats) -> Flags:
         """Whether the training job runs: always but for 12 minutes after the XID."""
         return (at < self.xid_at) | (at >= self.xid_at + 720.0)
@@ -121,12 +172,13 @@ class Story:
         flags = np.ones((at.size, len(MEMBERS)), dtype=np.bool_)
         flags[:, CRASHER] = ~self.crashed(at)
         flags[:, TRAINER] = self.training(at)
+        flags[:, JOB] = self.job_runs(at)
+        flags[:, HOLDER] = at >= self.hold_from
+        flags[:, FAILED] = False
         return flags
 
-    def events(
-        self, start: float, end: float, identities: Identities, uuids: dict[tuple[str, int], str]
-    ) -> list[Event]:
-        """Everything that happened in [start, end), oldest first."""
+    def events(self, start: float, end: float, identities: Identities, broken_uuid: str) -> list[Event]:
+        """Everything that happened in [start, end), oldest first. broken_uuid: of XID_GPU."""
         teller = _Teller(start, end, identities)
         first = int(np.ceil((start - self.leak_born) / LEAK_PERIOD))
         last = int(np.ceil((end - self.leak_born) / LEAK_PERIOD))
@@ -146,10 +198,20 @@ class Story:
             at = self.origin - 1500.0 + cycle * NOISY_PERIOD
             teller.tell(at, NOISY, "start", "info", "{} was started")
             teller.tell(at + NOISY_LENGTH, NOISY, "die", "info", "{} ended with exit code 0", exit_code="0")
-        self._single_events(teller, uuids)
+        begin, until = (int(edge) for edge in self.job_cycle(np.array([start - 2 * HOUR, end])))
+        for cycle in range(begin, until + 1):
+            at, code = self.job_start(cycle), self.job_exit(cycle)
+            who = identities.container_id(MEMBERS[JOB].key, cycle)
+            ended = at + float(self.job_length(np.array([cycle]))[0])
+            teller.tell(at, JOB, "start", "info", "{} was started", container_id=who)
+            teller.tell(
+                ended, JOB, "die", "warning" if code else "info", f"{{}} ended with exit code {code}",
+                container_id=who, exit_code=str(code),
+            )  # fmt: skip
+        self._single_events(teller, broken_uuid)
         return sorted(teller.events, key=lambda event: (event.at, event.event_id))
 
-    def _single_events(self, teller: _Teller, uuids: dict[tuple[str, int], str]) -> None:
+    def _single_events(self, teller: _Teller, broken_uuid: str) -> None:
         old_id, image = teller.identities.container_id(MEMBERS[DEPLOYED].key), MEMBERS[DEPLOYED].image
         teller.tell(
             self.deploy_at, DEPLOYED, "die", "info", "{} ended with exit code 0", container_id=old_id, exit_code="0"
@@ -161,12 +223,15 @@ class Story:
         teller.tell(self.unhealthy_from, UNHEALTHY, "health_status", "warning", sick, "unhealthy")
         teller.tell(self.xid_at + 2.0, TRAINER, "die", "warning", "{} ended with exit code 1", exit_code="1")
         teller.tell(self.xid_at + 720.0, TRAINER, "start", "info", "{} was started")
-        words = xid(XID_NUMBER)
-        teller.add(
-            at=self.xid_at, source="nvml", kind="xid", severity=words.severity, detail=words.next_step,
-            title=f"XID {XID_NUMBER}: {words.words}", host=XID_GPU[0], gpu_uuid=uuids[XID_GPU],
-            attributes={"xid": str(XID_NUMBER)},
-        )  # fmt: skip
+        teller.tell(self.hold_from, HOLDER, "start", "info", "{} was started")
+        teller.tell(self.failed_at, FAILED, "create", "info", "{} was created")
+        for number, later in XIDS:
+            words = xid(number)
+            teller.add(
+                at=self.xid_at + later, source="nvml", kind="xid", severity=words.severity, detail=words.next_step,
+                title=f"XID {number}: {words.words}", host=XID_GPU[0], gpu_uuid=broken_uuid,
+                attributes={"xid": str(number)},
+            )  # fmt: skip
         start, end = self.gap
         silent = "prometheus prometheus-main cannot be read (unreachable)"
         back = "prometheus prometheus-main is read again after 3600 s"

@@ -44,9 +44,10 @@ def fill(store: Store, now: datetime = NOW, seed: int = 7) -> datetime:
 def test_a_new_store_is_filled_from_the_hour_in_which_the_history_begins_until_now(store: Store) -> None:
     end = fill(store)
     # Minutes from 07:00 to 09:50 are 171 instants; 15 s steps from 09:50:15 to 10:20:00 are 120.
-    assert counts(store)["gpu_samples"] == (171 + 120) * 16
-    # The batch job runs 90 minutes of every six hours and has no sample otherwise: from 09:55 it is one of 40.
-    assert counts(store)["container_samples"] == (171 + 120) * 39 + 101
+    assert counts(store)["gpu_samples"] == (171 + 120) * 20
+    # One of 46 never started. The batch job runs 90 minutes of every six hours and has no sample otherwise: from 09:55.
+    # The evaluation job ran from 07:12 for 61 minutes, and runs since 10:00.
+    assert counts(store)["container_samples"] == (171 + 120) * 43 + 101 + 61 + 81
     span = store.query("SELECT min(at) AS first, max(at) AS last FROM gpu_samples").to_pylist()[0]
     assert span == {"first": datetime(2026, 3, 4, 7, tzinfo=UTC), "last": datetime(2026, 3, 4, 10, 20, tzinfo=UTC)}
     assert end == span["last"]
@@ -100,9 +101,9 @@ def test_a_back_fill_killed_after_each_append_still_counts_every_instant_once(st
         "SELECT at, gpu_uuid, count() AS n FROM gpu_samples GROUP BY at, gpu_uuid HAVING n > 1 LIMIT 5"
     )
     assert doubled.to_pylist() == []
-    per_instant = store.query("SELECT at, count() AS n FROM gpu_samples GROUP BY at HAVING n != 16")
+    per_instant = store.query("SELECT at, count() AS n FROM gpu_samples GROUP BY at HAVING n != 20")
     assert per_instant.to_pylist() == []
-    seconds = store.query("SELECT sum(interval_seconds) / 16 AS s, max(at) AS last FROM gpu_samples").to_pylist()[0]
+    seconds = store.query("SELECT sum(interval_seconds) / 20 AS s, max(at) AS last FROM gpu_samples").to_pylist()[0]
     # No second missing and none twice: the intervals cover everything from 06:59 to the last instant.
     assert seconds["s"] == (seconds["last"] - datetime(2026, 3, 4, 6, 59, tzinfo=UTC)).total_seconds()
 
@@ -113,7 +114,7 @@ def test_a_demo_that_was_off_for_an_hour_fills_that_hour_with_the_same_story(sto
     later = NOW + timedelta(hours=1)
     assert demo.find_position(store, 7, later).fleet.origin == origin
     assert fill(store, later) == datetime(2026, 3, 4, 11, 20, tzinfo=UTC)
-    seconds = store.query("SELECT sum(interval_seconds) / 16 AS s FROM gpu_samples").to_pylist()[0]["s"]
+    seconds = store.query("SELECT sum(interval_seconds) / 20 AS s FROM gpu_samples").to_pylist()[0]["s"]
     assert seconds == timedelta(hours=4, minutes=21).total_seconds()
 
 
@@ -124,7 +125,7 @@ def test_after_a_pause_longer_than_the_history_a_new_story_begins_and_overlaps_n
     assert position.fleet.origin == datetime(2026, 3, 4, 14, 20, tzinfo=UTC)
     assert position.filled_to == datetime(2026, 3, 4, 10, 59, tzinfo=UTC)
     fill(store, later)
-    doubled = store.query("SELECT at, count() AS n FROM gpu_samples GROUP BY at HAVING n != 16")
+    doubled = store.query("SELECT at, count() AS n FROM gpu_samples GROUP BY at HAVING n != 20")
     assert doubled.to_pylist() == []
     assert demo.find_position(store, 7, later).fleet.origin == position.fleet.origin
 

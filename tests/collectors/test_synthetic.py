@@ -68,16 +68,20 @@ def hist(rows: Iterable[Row], key_part: str, field: str) -> list[Histogram]:
     return [row for row in of(rows, Histogram) if key_part in row.container_key and row.field == field]
 
 
-def test_the_fleet_has_four_hosts_sixteen_gpus_forty_containers_and_six_tenants() -> None:
-    facts = FLEET.facts(at(-30))  # before the deploy, so no retired container
+def test_the_fleet_has_four_hosts_sixteen_gpus_46_containers_and_six_tenants() -> None:
+    facts = FLEET.facts(at(-3))
     assert len(of(facts, Host)) == 4
-    assert len({gpu.gpu_uuid for gpu in of(facts, Gpu)}) == 16
-    containers = of(facts, Container)
-    assert len({row.container_id for row in containers}) == len({row.container_key for row in containers}) == 40
+    assert len({gpu.gpu_uuid for gpu in of(facts, Gpu) if not gpu.parent_uuid}) == 16
+    containers = [row for row in of(facts, Container) if not row.removed]
+    assert len({row.container_id for row in containers}) == len({row.container_key for row in containers}) == 46
     assert {row.tenant for row in containers} == {
         "acme", "globex", "initech", "umbrella-research", "hooli", "platform",
     }  # fmt: skip
-    assert {gpu.name for gpu in of(facts, Gpu)} == {"NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA L40S"}
+    assert {gpu.name for gpu in of(facts, Gpu) if not gpu.parent_uuid} == {
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA A100-SXM4-80GB",
+        "NVIDIA L40S",
+    }
 
 
 def test_one_seed_gives_the_same_rows_and_another_seed_gives_others() -> None:
@@ -102,13 +106,29 @@ def test_containers_and_unattributed_add_up_to_the_device() -> None:
     for row in of(rows, ContainerGpuSample):
         parts[row.at, row.gpu_uuid].append(row)
     devices = of(rows, GpuSample)
-    assert len(devices) == 32
+    assert len(devices) == 2 * 20
+    inside: dict[tuple[datetime, str], int] = defaultdict(int)
+    for device in devices:
+        inside[device.at, device.parent_uuid] += device.memory_used_bytes or 0
     for device in devices:
         mine = parts[device.at, device.gpu_uuid]
         assert [row.tenant for row in mine].count(UNATTRIBUTED) == 1
-        assert sum(row.memory_bytes or 0 for row in mine) == device.memory_used_bytes
-        assert sum(row.sm_ratio or 0 for row in mine) == pytest.approx(device.busy_ratio, abs=1e-9)
+        # A GPU in MIG mode counts the memory of its devices too.
+        cut = inside[device.at, device.gpu_uuid]
+        assert sum(row.memory_bytes or 0 for row in mine) + cut == device.memory_used_bytes
+        if device.parent_uuid:
+            assert sum(row.sm_ratio or 0 for row in mine) == pytest.approx(device.sm_active_ratio, abs=1e-9)
+            assert {row.power_watts for row in mine} == {device.power_watts} == {None}
+            assert (device.memory_used_bytes or 0) < (device.memory_total_bytes or 0)
+            continue
+        if not cut:
+            assert sum(row.sm_ratio or 0 for row in mine) == pytest.approx(device.busy_ratio, abs=1e-9)
         assert sum(row.power_watts or 0 for row in mine) == pytest.approx(device.power_watts, abs=1e-6)
+        assert sum(row.energy_joules or 0 for row in mine) == pytest.approx(device.energy_joules, abs=1e-3)
+        assert sum(row.idle_power_watts or 0 for row in mine) == device.idle_power_watts
+        assert all((row.idle_power_watts or 0) <= (row.power_watts or 0) for row in mine)
+        assert sum(row.held for row in mine) == device.holders
+        assert sum(row.processes or 0 for row in mine if row.tenant) <= (device.process_count or 0)
         assert device.memory_used_bytes is not None
         assert device.memory_reserved_bytes is not None
         assert device.memory_total_bytes is not None
@@ -148,8 +168,8 @@ def test_histograms_count_every_request_and_their_sums_fit_their_buckets() -> No
         assert row.sum_increment >= lower - 1e-6
         checked += 1
     assert checked == 30 * (
-        8 * 6 + 3 * 4
-    )  # 8 endpoints generate; 3 embed and have no token gaps and no generated tokens
+        9 * 6 + 3 * 4
+    )  # 9 endpoints generate; 3 embed and have no token gaps and no generated tokens
 
 
 def test_at_no_bound_have_more_requests_ended_than_begun_to_answer_even_in_a_jam() -> None:
@@ -238,7 +258,7 @@ def test_prometheus_is_silent_for_one_hour_of_the_week_and_says_so() -> None:
     silent = {row.at for row in failed}
     assert not [row for row in of(rows, InferenceSample) if row.at in silent]
     assert not [row for row in of(rows, Histogram) if row.at in silent]
-    assert len([row for row in of(rows, GpuSample) if row.at in silent]) == 60 * 16
+    assert len([row for row in of(rows, GpuSample) if row.at in silent]) == 60 * 20
 
 
 def test_the_deploy_changes_the_image_and_the_id_but_not_the_key() -> None:
@@ -257,13 +277,15 @@ def test_the_deploy_changes_the_image_and_the_id_but_not_the_key() -> None:
 
 def test_the_error_the_heat_and_the_bad_posture_are_there() -> None:
     week = [row for row in of(minutes(-41, -39), GpuSample) if row.xid]
-    assert [(row.host, row.gpu_index, row.xid, row.ecc_uncorrected) for row in week] == [("gpu-b01", 2, 94, 1)]
+    assert [(row.host, row.gpu_index, row.xid, row.ecc_uncorrected) for row in week] == [
+        ("gpu-b01", 2, 94, 1), ("gpu-b01", 2, 63, 0),
+    ]  # fmt: skip
     hot = [row for row in of(minutes(-24, 0, 300), GpuSample) if (row.throttle_reasons or 0) & 0x60]
     assert {(row.host, row.gpu_index) for row in hot} == {("gpu-c01", 1)}
     containers = of(FLEET.facts(ORIGIN), Container)
-    assert [row.privileged for row in containers].count(True) == 6
+    assert [row.privileged for row in containers].count(True) == 7
     assert len([row for row in containers if row.user in ("root", "")]) > 6
-    assert len([row for row in containers if row.image.endswith(":latest")]) == 4
+    assert len([row for row in containers if row.image.endswith(":latest")]) == 5
     assert [row.name for row in containers if row.health == "unhealthy"] == ["hooli-voice-api-1"]
     crasher = next(row for row in containers if row.container_key.endswith("/worker/1"))
     assert crasher.restart_count == 240  # every five minutes for twenty hours
@@ -282,7 +304,7 @@ def test_the_live_source_continues_where_the_back_fill_stopped() -> None:
     second = source.collect(at(0) + timedelta(seconds=12))
     assert {row.interval_seconds for row in of(first.rows, GpuSample)} == {5.0}
     assert {row.interval_seconds for row in of(second.rows, GpuSample)} == {7.0}
-    assert len(of(first.rows, Container)) == 41  # 40 and the one that the deploy replaced
+    assert len(of(first.rows, Container)) == 48  # 46, the one that the deploy replaced, and the job before
     assert not of(second.rows, Container)
     assert "seed 7" in second.detail
     assert "origin 2026-03-04T10:00:00Z" in second.detail
@@ -294,11 +316,11 @@ def test_a_poll_that_comes_late_fills_the_time_since_the_one_before_without_a_ho
     # 15, 30 and 45 s after the last poll, and the 5 s that are left.
     spans = sorted({((row.at - at(0)).total_seconds(), row.interval_seconds) for row in late})
     assert spans == [(15.0, 15.0), (30.0, 15.0), (45.0, 15.0), (50.0, 5.0)]
-    assert len(late) == 4 * 16
+    assert len(late) == 4 * 20
     # After a day's sleep only the last ten minutes are told.
     woken = of(source.collect(at(24)).rows, GpuSample)
     assert min(row.at for row in woken) == at(24) - timedelta(minutes=10) + timedelta(seconds=15)
-    assert sum(row.interval_seconds for row in woken) / 16 == 600.0
+    assert sum(row.interval_seconds for row in woken) / 20 == 600.0
     in_time = of(source.collect(at(24) + timedelta(seconds=5)).rows, GpuSample)
     assert {row.interval_seconds for row in in_time} == {5.0}
 
@@ -317,4 +339,86 @@ def test_a_state_change_brings_the_facts_at_once() -> None:
     crashed = source.collect(at(0) + timedelta(seconds=241))
     states = {row.container_key: row.state for row in of(crashed.rows, Container)}
     assert states["gpu-b01:hooli-copilot/worker/1"] == "restarting"
-    assert len(MEMBERS) == 40
+    assert len(MEMBERS) == 46
+
+
+def gpu_rows(hours: float, key_part: str) -> list[ContainerGpuSample]:
+    return [row for row in of(FLEET.rows(at(hours), 5.0), ContainerGpuSample) if key_part in row.container_key]
+
+
+def test_one_gpu_is_cut_into_four_mig_devices_of_three_tenants_and_one_is_free() -> None:
+    gpus = of(FLEET.facts(at(0)), Gpu)
+    parent = next(gpu for gpu in gpus if gpu.mig_enabled)
+    cut = {gpu.gpu_uuid: gpu for gpu in gpus if gpu.parent_uuid == parent.gpu_uuid}
+    assert [gpu.mig_profile for gpu in cut.values()] == ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"]
+    assert sum(gpu.slice_ratio for gpu in cut.values()) == pytest.approx(1.0)
+    assert {gpu.slice_ratio for gpu in gpus if not gpu.parent_uuid} == {1.0}
+    rows = of(FLEET.rows(at(0), 5.0), ContainerGpuSample)
+    assert {row.tenant for row in rows if row.gpu_uuid in cut and row.held} == {"globex", "umbrella-research", "acme"}
+    devices = {row.gpu_uuid: row for row in of(FLEET.rows(at(0), 5.0), GpuSample)}
+    assert sorted(devices[uuid].holders or 0 for uuid in cut) == [0, 1, 1, 1]
+    assert devices[parent.gpu_uuid].busy_ratio is None
+    assert devices[parent.gpu_uuid].sm_active_ratio is None
+    assert (devices[parent.gpu_uuid].power_watts or 0) > 70.0
+
+
+def test_a_gpu_older_than_hopper_says_why_it_has_no_sm_activity() -> None:
+    rows = [row for row in of(FLEET.rows(at(0), 5.0), GpuSample) if row.host in ("gpu-b01", "gpu-c01")]
+    assert {row.sm_active_ratio for row in rows} == {None}
+    assert all("Hopper" in row.unknown_reason for row in rows)
+    assert {row.encoder_ratio for row in rows if row.gpu_index == 3 and row.host == "gpu-c01"} != {0.0}
+    assert {row.nvlink_receive_bytes is None for row in rows if row.host == "gpu-c01"} == {True}
+
+
+def test_every_kind_of_gpu_contract_is_broken_once() -> None:
+    facts = {row.name: row for row in of(FLEET.facts(at(0)), Container) if not row.removed}
+    counted = [row for row in facts.values() if row.gpu_request_kind == "count"]
+    assert {row.name for row in counted} == {"initech-docs-summarizer-1", "hooli-voice-diarizer-1"}
+    assert len({row.gpu_uuids for row in counted}) == 1
+    every = facts["tensorboard"]
+    assert (every.gpu_request, len(every.gpu_uuids)) == ("--gpus all", 4)
+    assert {row.processes for row in gpu_rows(0, "tensorboard")} == {0}
+    taken = gpu_rows(0, "transcode")
+    assert [(row.held, (row.sm_ratio or 0) > 0.1) for row in taken] == [(False, True)]
+    assert facts["hooli-voice-transcode-1"].gpu_uuids == ()
+    lost = facts["acme-rag-reranker-1"]
+    assert (lost.state, lost.gpu_uuids, len(lost.gpu_unresolved)) == ("running", (), 1)
+    failed = facts["initech-index-reindex-1"]
+    assert (failed.state, failed.gpu_unresolved) == ("created", ("7",))
+    assert "device error: 7: unknown device" in failed.error
+    assert not [row for row in of(FLEET.rows(at(0), 5.0), ContainerSample) if "reindex" in row.container_key]
+
+
+def test_the_notebook_came_six_days_ago_and_the_playground_was_forgotten_four_days_ago() -> None:
+    assert gpu_rows(-150, "research-nb") == []
+    assert len(gpu_rows(-148, "research-nb")) == 2
+    before, after = (
+        [row.requests for row in of(minutes(start, start + 1), InferenceSample) if "playground" in row.container_key]
+        for start in (-110, -90)
+    )
+    assert sum(value or 0 for value in before) > 0
+    assert set(after) == {0.0}
+    assert {row.sm_ratio for row in gpu_rows(-90, "playground")} == {0.0}
+
+
+def test_runs_tell_every_life_with_gpus_once_and_agree_with_samples_and_events() -> None:
+    runs = FLEET.runs(at(-168), at(0))
+    jobs = [run for run in runs if run.ended_at is not None]
+    assert len(jobs) > 80
+    assert len({(run.container.container_id, run.started_at) for run in runs}) == len(runs)
+    assert {run.exit_code for run in jobs} == {0, 1, 137}
+    assert {run.exit_code for run in runs if run.ended_at is None} == {None}
+    died = {(event.container_id, round(event.at.timestamp())) for event in FLEET.events(at(-168), at(0))
+            if event.kind == "die"}  # fmt: skip
+    assert all((run.container.container_id, round(run.ended_at.timestamp())) in died for run in jobs if run.ended_at)
+    for hours in (-160.3, -100.1, -41.7, -39.9, -25.9, -0.1, 0.0):
+        present = {
+            (row.container_id, row.gpu_uuid)
+            for row in of(FLEET.rows(at(hours), 5.0), ContainerGpuSample) if row.held
+        }  # fmt: skip
+        told = {
+            (run.container.container_id, uuid) for run in FLEET.runs(at(-168), at(1))
+            if run.started_at <= at(hours) and (run.ended_at is None or at(hours) < run.ended_at)
+            for uuid in run.gpu_uuids
+        }  # fmt: skip
+        assert present == told, hours
