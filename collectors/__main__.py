@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
-from fleet.settings import Settings, SettingsError, load_settings
+from fleet.settings import DEFAULT_DOCKER_URL, Settings, SettingsError, load_settings
 
 FINE, FINDINGS, UNUSABLE = 0, 1, 2
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -43,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", parents=[common], help="check what is needed, say what to do")
     demo = commands.add_parser("demo", parents=[common], help="show a living synthetic fleet")
     demo.add_argument("--seed", type=int, help="the same seed gives the same fleet")
+    feed = commands.add_parser("prometheus-config", parents=[common], help="print what a Prometheus needs to feed us")
+    feed.add_argument("--rules", action="store_true", help="print the recording rules instead of the scrape config")
+    feed.add_argument("--out", type=Path, metavar="FOLDER", help="write both files there instead of printing one")
     release = commands.add_parser("release-gpus", parents=[common], help="let go of the NVIDIA driver for a while")
     release.add_argument("--for", dest="period", type=_period, default="10m", metavar="TIME", help="30s, 10m, 2h (10m)")
     release.add_argument("--end", action="store_true", help="take the GPUs back before the time is over")
@@ -122,6 +125,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     if options.command == "once":
         return _once(options, settings)
+    if options.command == "prometheus-config":
+        return _prometheus_config(options, settings)
     if options.command == "release-gpus":
         return _release_gpus(options, settings)
     if options.command == "doctor":
@@ -137,6 +142,34 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
     except service.ServiceError as error:
         print(error, file=sys.stderr)
         return UNUSABLE
+
+
+def _prometheus_config(options: argparse.Namespace, settings: Settings) -> int:
+    from collectors.prometheus_config import RULES_FILE, SCRAPE_FILE, recording_rules, scrape_config
+    from fleet.profiles import builtin_profiles
+
+    daemon = next(iter(settings.docker), None)
+    host = (daemon.name if daemon else "") or settings.general.host or socket.gethostname()
+    files = {
+        SCRAPE_FILE: scrape_config(docker_url=daemon.url if daemon else DEFAULT_DOCKER_URL, host=host),
+        RULES_FILE: recording_rules(builtin_profiles()),
+    }
+    if options.out is None:
+        print(
+            json.dumps(files, indent=1) if options.json else files[RULES_FILE if options.rules else SCRAPE_FILE], end=""
+        )
+        return FINE
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (options.out / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(
+            f"--out {options.out}: cannot be written ({error.strerror}); name a folder you may write", file=sys.stderr
+        )
+        return UNUSABLE
+    print(f"{', '.join(files)} written to {options.out}; promtool check config {options.out / SCRAPE_FILE} checks both")
+    return FINE
 
 
 def _release_gpus(options: argparse.Namespace, settings: Settings) -> int:
