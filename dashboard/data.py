@@ -28,6 +28,8 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 25.0
 #: Windows end on shared snapshots; a few of them, for pages with different ranges, are enough.
 _SNAPSHOTS_KEPT = 6
+#: Slots of slowly read questions that are remembered: one for each range and pace, the newest last.
+_SLOTS_KEPT = 64
 #: ClickHouse: wrong password, required password, unknown user, authentication failed.
 _CREDENTIALS_REFUSED = frozenset({192, 193, 194, 516})
 
@@ -97,6 +99,7 @@ class Reader:
         self._opening = threading.Lock()
         self._answers: OrderedDict[Hashable, Future[object]] = OrderedDict()
         self._pulses: dict[Hashable, tuple[float, Future[object]]] = {}
+        self._slots: OrderedDict[Hashable, object] = OrderedDict()
         self._away = False
         self.asked = 0
 
@@ -147,6 +150,14 @@ class Reader:
                 read = (now, self._start(None, question, args, kwargs))
                 self._pulses[key] = read
         return cast("T", self._wait(read[1]))
+
+    def first(self, slot: Hashable, value: T) -> T:
+        """The value that was given first for this slot, by whichever viewer: from then on it is that of all."""
+        with self._lock:
+            kept = self._slots.setdefault(slot, value)
+            while len(self._slots) > _SLOTS_KEPT:
+                self._slots.popitem(last=False)
+        return cast("T", kept)
 
     def close(self) -> None:
         """Stop the threads and let go of the store."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -66,6 +66,17 @@ class Look:
     def seen(self) -> bool:
         """True when any source has ever reported."""
         return bool(self.sources)
+
+    def every(self, seconds: int) -> Look:
+        """This view as the first snapshot of every `seconds` showed it, for what moves slowly.
+
+        Means of five minutes, points a minute wide: read with each snapshot they would cost most of a tick's time
+        and look the same. A window that was written out stays as it is.
+        """
+        if self.context.frozen is not None:
+            return self
+        slot = (self.context.range_name, seconds, int(self.window.end.timestamp()) // seconds)
+        return replace(self, window=process.current().reader.first(slot, self.window))
 
     def ask(
         self, question: Callable[Concatenate[Store, Scope, Window, P], T], /, *args: P.args, **kwargs: P.kwargs

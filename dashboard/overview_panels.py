@@ -26,6 +26,9 @@ from store import Store
 pc: Any = pyarrow.compute
 Row = Mapping[str, Any]
 MAP_HEIGHT = 208
+#: Pace of the number cards (means of five minutes, trends a minute wide) and of the chart (points 30 s wide).
+NUMBERS_SECONDS = 15
+FIGURE_SECONDS = 30
 #: Events of a whole fleet that are worth a mark; a crash loop's starts would cover everything.
 TOLD = {"image_change", "oom", "xid", "gap"}
 

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dashboard import process
+from dashboard import process, streamlit_private
 from dashboard.access import Access, mapping
 from dashboard.data import Reader
 from fleet.settings import Settings, SettingsError, load_settings
@@ -218,6 +218,7 @@ def main(environment: Mapping[str, str], folder: Path) -> int:
     sys.stdout.flush()
     # Streamlit reads .streamlit/config.toml from the folder of app.py's project only when it is the current one.
     os.chdir(ROOT)
+    streamlit_private.settle_config()
     make_app().run(
         config={
             "server.address": settings.dashboard.host,

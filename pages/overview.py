@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import fleet_panels, frame, navigation, overview_panels, panels
 from dashboard.look import Look
-from queries import containers, overview
+from queries import overview
 
 visit = frame.visit()
 
@@ -17,18 +17,20 @@ def open_container(key: str) -> None:
 
 def render(look: Look) -> None:
     host = look.context.host
-    look.ahead(overview.fleet_numbers, host=host)
-    look.ahead(containers.container_table, host=host, limit=10)
+    slow = look.every(overview_panels.NUMBERS_SECONDS)
+    slower = look.every(overview_panels.FIGURE_SECONDS)
     look.ahead(overview.verdict, host=host)
+    slow.ahead(overview.fleet_numbers, host=host)
+    fleet_panels.worst_ahead(look)
     look.ahead(overview_panels.fleet_picture, look.colours, host=host)
-    look.ahead(overview_panels.activity_figure, look.colours, host=host)
-    found = look.ask(overview.fleet_numbers, host=host)
-    worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
-    verdict = look.ask(overview.verdict, host=host).rows.to_pylist()[0]
+    slower.ahead(overview_panels.activity_figure, look.colours, host=host)
+    found = look.ask(overview.verdict, host=host)
+    verdict = found.rows.to_pylist()[0]
+    worst, trends = fleet_panels.worst_asked(look)
     picture = look.ask(overview_panels.fleet_picture, look.colours, host=host)
-    figure = look.ask(overview_panels.activity_figure, look.colours, host=host)
+    figure = slower.ask(overview_panels.activity_figure, look.colours, host=host)
 
-    numbers = {row["name"]: row for row in found.rows.to_pylist()}
+    numbers = {row["name"]: row for row in slow.ask(overview.fleet_numbers, host=host).rows.to_pylist()}
     frame.headline(look, overview_panels.sentence(verdict, int(numbers["containers_running"]["total"] or 0)))
     overview_panels.worst_line(look, worst[0] if worst else None)
     overview_panels.cards(numbers, fleet=look.scope.tenants is None)
@@ -39,7 +41,7 @@ def render(look: Look) -> None:
         overview_panels.activity(figure)
     panels.title("Worst ten", "by severity; select one to open it")
     if worst:
-        fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)
+        fleet_panels.worst(worst, trends, look.window.end, key="worst", on_pick=open_container)
     else:
         panels.nothing("No container in this view", height=120)
     panels.gaps(found.gaps, found.coverage)

@@ -137,3 +137,12 @@ def test_questions_of_one_snapshot_share_their_statements_and_another_snapshot_r
     assert reader.ask(1, second) == (1, 2)
     assert reader.ask(2, first) == 3
     reader.close()
+
+
+def test_the_first_window_of_a_slot_is_everybodys_until_the_next_slot(reader):
+    assert [reader.first(("1h", 15, 7), end) for end in ("12:00:05", "12:00:10")] == ["12:00:05", "12:00:05"]
+    assert reader.first(("6h", 15, 7), "12:00:10") == "12:00:10"
+    assert reader.first(("1h", 15, 8), "12:00:15") == "12:00:15"
+    for slot in range(100):
+        reader.first(slot, slot)
+    assert len(reader._slots) <= 64

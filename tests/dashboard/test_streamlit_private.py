@@ -4,6 +4,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.web import bootstrap
 
 from dashboard import streamlit_private
 
@@ -49,3 +50,15 @@ def test_what_is_not_json_is_refused():
 
 def test_there_is_no_page_outside_a_run():
     assert streamlit_private.page_hash() == ""
+
+
+def test_nothing_watches_the_configuration_of_a_running_server(monkeypatch):
+    watched = []
+    monkeypatch.setattr(bootstrap, "watch_file", lambda *given, **_: watched.append(given))
+    monkeypatch.setattr(bootstrap, "_install_config_watchers", bootstrap._install_config_watchers)
+    bootstrap._install_config_watchers({})
+    assert watched  # the part that is replaced is still the one that watches
+    watched.clear()
+    streamlit_private.settle_config()
+    bootstrap._install_config_watchers({})
+    assert not watched
