@@ -31,6 +31,7 @@ __all__ = ["Claim", "GpuUse", "Rules", "Violation", "check"]
 _SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 #: Share of a span that must be seen before its quiet counts; polls that came late are no reason to say nothing.
 _SEEN_ENOUGH = 0.9
+_ENDED_SECONDS = 600.0
 
 
 def check(claims: Sequence[Claim], rules: Rules) -> tuple[Violation, ...]:
@@ -95,17 +96,20 @@ def _uses_unasked(claim: Claim, rules: Rules) -> Violation | None:
     # An id that names nothing may be a spelling that we do not resolve: then nobody can say what was not asked for.
     if not claim.running or claim.unresolved:
         return None
-    asked = set(claim.held)
-    asked |= {rules.parents[uuid] for uuid in asked if uuid in rules.parents}
+    held = set(claim.held)
+    boards = {rules.parents[uuid] for uuid in held if uuid in rules.parents}  # show what belongs to no MIG device
     uses = [
         use
         for use in claim.uses
-        if use.unasked_since is not None and not {use.gpu_uuid, rules.parents.get(use.gpu_uuid, "")} & asked
+        if use.unasked_since is not None
+        and use.gpu_uuid not in held | boards
+        and rules.parents.get(use.gpu_uuid) not in held
     ]
     if not uses:
         return None
     uuids = tuple(use.gpu_uuid for use in uses)
     since = min((use.unasked_since for use in uses if use.unasked_since), default=None)
+    ended = all(use.last_used_at and (rules.at - use.last_used_at).total_seconds() > _ENDED_SECONDS for use in uses)
     if claim.privileged:
         how, fix = "It runs --privileged, which reaches every GPU", ", without --privileged"
     else:
@@ -117,7 +121,8 @@ def _uses_unasked(claim: Claim, rules: Rules) -> Violation | None:
         container_key=claim.container_key,
         gpu_uuids=uuids,
         sentence=(
-            f"{claim.name} uses {rules.names(uuids)}, which it did not ask for{rules.since(since)}: {peak(uses)}. "
+            f"{claim.name} {'used' if ended else 'uses'} {rules.names(uuids)}, which it did not ask for"
+            f"{rules.since(since)}: {peak(uses)}. "
             f"{how}. Write {option(claim, (*claim.held, *uuids))}{fix}."
         ),
         since=since,
@@ -132,7 +137,8 @@ def _asked_all(claim: Claim, rules: Rules) -> Violation | None:
     seen = {use.gpu_uuid: use for use in claim.uses}
     used = tuple(uuid for uuid in held if uuid in seen and seen[uuid].last_used_at is not None)
     unknown = [uuid for uuid in held if uuid not in used and not _seen_quiet(seen.get(uuid))]
-    begin = f"{claim.name} asks for all {len(held)} GPUs of {claim.host} ({claim.request})"
+    devices = "GPUs and MIG devices" if any(uuid in rules.parents for uuid in held) else "GPUs"
+    begin = f"{claim.name} asks for all {len(held)} {devices} of {claim.host} ({claim.request})"
     span = f"in the last {span_words(rules.span_seconds)}"
     severity: Severity = "warning"
     if unknown and len(used) < len(held):

@@ -107,6 +107,16 @@ def test_whoever_asked_for_a_gpu_in_mig_mode_may_use_its_devices_and_the_other_w
     assert kinds(claim("whole", "ids", "GPU-b", uses=(quiet("GPU-b"), unasked("MIG-b0")))) == []
 
 
+def test_another_mig_device_of_the_same_gpu_was_not_asked_for():
+    found = only(claim("part", "ids", "MIG-b0", uses=(used("MIG-b0"), unasked("MIG-b1"))))
+    assert (found.kind, found.gpu_uuids) == ("uses_unasked", ("MIG-b1",))
+
+
+def test_use_that_ended_is_told_in_the_past():
+    use = replace(unasked("GPU-a"), last_used_at=ago(1))
+    assert only(claim("miner", "none", uses=(use,))).sentence.startswith("miner used GPU 0, which it did not ask for")
+
+
 def test_an_id_that_names_nothing_accuses_nobody_of_use():
     assert kinds(claim("odd", "ids", unresolved=("GPU-12",), uses=(unasked("GPU-a"),))) == [("requested_absent", "odd")]
 
