@@ -106,7 +106,8 @@ HEALTH = {
     "nvmlDeviceGetRetiredPagesPendingStatus", "nvmlDeviceGetPcieReplayCounter",
 }  # fmt: skip
 FACTS = {
-    "nvmlDeviceGetSerial", "nvmlDeviceGetAttributes_v2", "nvmlDeviceGetMaxPcieLinkGeneration", "nvmlDeviceGetVbiosVersion",
+    "nvmlDeviceGetName", "nvmlDeviceGetPciInfo_v3", "nvmlDeviceGetMinorNumber", "nvmlDeviceGetSerial",
+    "nvmlDeviceGetAttributes_v2", "nvmlDeviceGetMaxPcieLinkGeneration", "nvmlDeviceGetVbiosVersion",
     "nvmlGpmQueryDeviceSupport", "nvmlDeviceRegisterEvents", "nvmlInitWithFlags", "nvmlEventSetCreate",
 }  # fmt: skip
 

@@ -69,12 +69,12 @@ class GpuHost:
         )
         return self.source
 
-    def run(self, pid: int, cgroup: str, started: int = 100) -> None:
-        """A process of this /proc."""
+    def run(self, pid: int, cgroup: str, started: int = 100, name: str = "a b) c") -> None:
+        """A process of this /proc; brackets and spaces in its name are as good as letters."""
         folder = self.proc / str(pid)
         folder.mkdir(exist_ok=True)
         before = " ".join(["0"] * 18)
-        (folder / "stat").write_text(f"{pid} (a b) c) S {before} {started} 0 0\n")
+        (folder / "stat").write_text(f"{pid} ({name}) S {before} {started} 0 0\n")
         (folder / "cgroup").write_text(f"0::{cgroup}\n")
 
     def end(self, pid: int) -> None:

@@ -114,7 +114,7 @@ RECORDINGS = (
         name="l40s-encoders", says="L40S, two video encoders; never seen idle, so nobody's watts are known",
         containers={"low": (ONE, (20037,)), "high": (ONE, (20038,))},
         expect={
-            "0": {"busy": 9, "memory": 1235, "watts": 112.38, "celsius": 54, "hbm": None,
+            "0": {"busy": 9, "encoder": 60, "decoder": 0, "memory": 1235, "watts": 112.38, "celsius": 54, "hbm": None,
                   "reason": "not supported"},
             "low@0": {"held": True, "memory": 538, "sm": 2, "watts": None,
                       "reason": "power: known once this GPU was seen without work"},
@@ -135,7 +135,7 @@ RECORDINGS = (
         name="rtx2080s-encoders", says="RTX 2080 SUPER: two encoders beside a desktop",
         containers={"first": (ALL, (5267,)), "second": (ALL, (5268,))}, processes={1696: DESKTOP, 4584: DESKTOP},
         expect={
-            "0": {"busy": 8, "memory": 819, "watts": 111.5, "limit": 250, "hbm": None, "processes": 4},
+            "0": {"busy": 8, "encoder": 100, "memory": 819, "watts": 111.5, "limit": 250, "hbm": None, "processes": 4},
             "first@0": {"memory": 230, "sm": 8, "attribution": "measured"},
             "second@0": {"memory": 370, "sm": 0, "attribution": "measured"},
             "@0": {"memory": 219, "sm": 0, "reason": "2 x host process"},
@@ -187,9 +187,10 @@ TROUBLES = (
         name="wsl", says="WSL: nothing about single processes", containers=_TWO,
         expect={
             "0": {"busy": 60, "memory": 9000, "watts": 270, "processes": 2},
-            "trainer@0": {"held": True, "memory": None, "sm": None,
+            "trainer@0": {"held": True, "memory": None, "sm": None, "attribution": "declared",
                           "reason": "memory: 1 of 1 processes cannot be read"},
-            "embed@0": {"held": False, "memory": None, "sm": None, "reason": "SM share: not supported"},
+            "embed@0": {"held": False, "memory": None, "sm": None, "attribution": "unknown",
+                        "reason": "SM share: not supported"},
             "@0": {"memory": None, "sm": None},
         },
     ),
@@ -205,13 +206,13 @@ TROUBLES = (
     ),
     Case(
         name="mps", says="MPS: clients from their own list, shares are estimates", containers=_TWO,
-        processes={900: "/system.slice/nvidia-mps.service"},
+        processes={900: "/system.slice/nvidia-mps.service"}, process_names={900: "nvidia-cuda-mps"},
         expect={
             "0": {"busy": 80, "processes": 3},
             "trainer@0": {"memory": 4000, "sm": 60, "watts": 200 * 60 / 80, "attribution": "estimated",
                           "reason": "MPS"},
             "embed@0": {"memory": 2000, "sm": 15, "watts": 200 * 15 / 80, "attribution": "estimated", "reason": "MPS"},
-            "@0": {"memory": 500, "sm": 5, "watts": 270 - 187.5},
+            "@0": {"memory": 500, "sm": 5, "watts": 270 - 187.5, "reason": "1 x MPS server"},
         },
     ),
     Case(
@@ -247,9 +248,13 @@ TROUBLES = (
         last_seconds=60,
         expect={
             "0": {"state": "ok", "remapped": 3, "ecc": 2, "celsius": 93, "throttle": "hardware slowdown: too hot",
-                  "xid": 94},
+                  "xid": 94, "recovery": 2},
             "event": {"kind": "xid", "severity": "warning", "title": "XID 94"},
         },
+    ),
+    Case(
+        name="traffic", says="bytes over PCIe and NVLink between two readings",
+        expect={"0": {"pcie_out": 500_000, "pcie_in": 2_000_000, "nvlink_out": 10 * 1024, "nvlink_in": 30 * 1024}},
     ),
     Case(name="energy-reset", says="the driver was loaded anew", expect={"0": {"joules": 350, "watts": 70}}),
     Case(
@@ -274,6 +279,15 @@ TROUBLES = (
         expect={
             "0": {"state": "driver_unavailable", "busy": None},
             "source": {"fails": "unreachable", "words": "do not match"},
+        },
+    ),
+    Case(
+        name="mig-again", says="partitioned anew: dead handles are listed again with the next reading", repeat=2,
+        containers=_TRAINER,
+        expect={
+            "0.0": {"state": "ok", "memory": 3000, "total": 9984}, "trainer@0.0": {"memory": 2000},
+                    "@0.0": {"memory": 1000},
+            "@0": {"memory": 0, "watts": 200},
         },
     ),
 )  # fmt: skip

@@ -44,7 +44,14 @@ _SHOWN = {
     "memclock": "{:g} MHz", "pcie_out": "{:,.0f} B", "pcie_in": "{:,.0f} B", "nvlink_out": "{:,.0f} B",
     "nvlink_in": "{:,.0f} B",
 }  # fmt: skip
-_LABELS = {"watts": "power", "joules": "energy", "celsius": "temperature", "hbm": "of its memory", "sm": "SM"}
+_LABELS = {
+    "fails": "failure",
+    "watts": "power",
+    "joules": "energy",
+    "celsius": "temperature",
+    "hbm": "memory temperature",
+    "sm": "SM",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,7 @@ class Case:
     says: str
     containers: Mapping[str, tuple[GpuRequest, Sequence[int]]] = field(default_factory=dict)
     processes: Mapping[int, str] = field(default_factory=dict)
+    process_names: Mapping[int, str] = field(default_factory=dict)
     expect: Mapping[str, Expected]
     omit: tuple[str, ...] = ()
     private_pids: bool = False
@@ -121,7 +129,7 @@ def _inhabit(host: GpuHost, case: Case) -> None:
             host.run(pid, f"/docker/{container_id(name)}")
     for pid, cgroup in case.processes.items():
         if cgroup:
-            host.run(pid, cgroup)
+            host.run(pid, cgroup, name=case.process_names.get(pid, "python3"))
     if case.private_pids:
         (host.proc / "self").unlink()
         (host.proc / "self").symlink_to("1")
@@ -225,7 +233,7 @@ def _one(name: str, value: Value, expected: Value) -> str:
         # Words that hold what must be in them are shown as that; others in full.
         same = isinstance(expected, str) and _equal(expected, value)
         shown = expected if same else value
-        return f"{label} {str(shown)!r}"
+        return f"{label} {str(shown)!r}" if shown else f"{label} none"
     # Shares are means of whole percents: more digits are the floating point's.
     return f"{label} " + _SHOWN.get(name, "{:g}").format(round(value, 6))
 
