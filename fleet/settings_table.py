@@ -222,6 +222,18 @@ class TenancySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSettings:
+    """What is held against a container that has GPUs."""
+
+    held_unused_after_seconds: float = setting(
+        14_400.0,
+        "A GPU held for this long without a process or activity breaks the GPU contract",
+        unit="seconds",
+        rule=at_least(600),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
     """What the GPU job ledger takes from labels."""
 
@@ -282,6 +294,7 @@ class Settings:
     endpoints: tuple[EndpointRule, ...] = ()
     tenancy: TenancySettings = field(default_factory=TenancySettings)
     tenant_rules: tuple[TenantRule, ...] = ()
+    gpu: GpuSettings = field(default_factory=GpuSettings)
     jobs: JobSettings = field(default_factory=JobSettings)
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
@@ -354,6 +367,7 @@ SECTIONS: Mapping[str, tuple[str, type, bool]] = {
     "endpoints": ("endpoints", EndpointRule, True),
     "tenancy": ("tenancy", TenancySettings, False),
     "tenant_rules": ("tenant_rules", TenantRule, True),
+    "gpu": ("gpu", GpuSettings, False),
     "jobs": ("jobs", JobSettings, False),
     "synthetic": ("synthetic", SyntheticSettings, False),
     "alerts": ("alerts", AlertSettings, False),
