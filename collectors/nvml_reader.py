@@ -16,6 +16,7 @@ from collectors.nvml_calls import (
     FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
     INVALID_ARGUMENT,
+    NOT_SUPPORTED,
     VERSION_MISMATCH,
     Calls,
     DeviceLostError,
@@ -27,6 +28,7 @@ from collectors.nvml_gpm import Gpm
 from collectors.nvml_lists import read_processes, read_samples
 from collectors.nvml_messages import Answer, Begin, DeviceReading, End, Identity, Metrics, Process, Request, Sample
 
+_UNSUPPORTED = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND})
 # `1c.3g.40gb`: compute slices of the compute instance, else those of the whole GPU instance.
 _SLICES = re.compile(r"(?:(\d+)c\.)?(\d+)g\.")
 _USUAL_SLICES = 7
@@ -201,14 +203,15 @@ class NvmlReader:
         self._events.watch({device.identity.uuid: device.handle for device in self._devices or () if not device.parent})
 
     def _doubt(self, reading: DeviceReading) -> bool:
-        """Whether the list of devices is out of date, as this device shows: its handle died, or its parts changed."""
+        """Whether this handle died, which listing anew may mend; also notes that the parts of a GPU changed."""
         one = reading.identity
         dead = INVALID_ARGUMENT in {reading.errors.get("memory_used_bytes"), reading.errors.get("processes")}
         places = {(one.uuid, each.gpu_instance or 0, each.compute_instance or 0) for each in reading.processes or ()}
         moved = one.mig_enabled and bool(places - self._places - {(one.uuid, 0, 0)})
-        if (dead or moved) and one.uuid not in self._doubted:
-            self._doubted.add(one.uuid)
-            self._doubtful = True
+        if not (dead or moved) or one.uuid in self._doubted:
+            return False
+        self._doubted.add(one.uuid)
+        self._doubtful = True
         return dead
 
     # --- reading -------------------------------------------------------------------------------------------------
@@ -267,6 +270,11 @@ class NvmlReader:
             if remapped is not None:
                 values["remapped_rows"] = int(remapped[0] + remapped[1])
                 values["remap_pending"], values["remap_failed"] = bool(remapped[2]), bool(remapped[3])
+            elif errors["remapped_rows"] in _UNSUPPORTED and not device.identity.mig_enabled:
+                # Before Ampere bad pages are retired instead; that one waits for a reset is told in the same column.
+                pending = self._calls.attempt(lambda: nvml.nvmlDeviceGetRetiredPagesPendingStatus(handle))
+                if pending is not None:
+                    values["remap_pending"] = bool(pending)
 
     def _reasons(self, handle: Handle) -> int:
         try:

@@ -45,6 +45,7 @@ class _Known:
     memory_total_bytes: int | None = None
     power_limit_watts: float | None = None
     recovery_action: int | None = None
+    remap_failed: bool = False
 
 
 class Intervals:
@@ -203,29 +204,39 @@ class GpuRows:
             detail=f"{detail}; {next_step}" if next_step else detail,
         )
 
-    def recovery(self, uuid: str, action: int | None, at: datetime) -> Event | None:
-        """The event of a GPU that begins to ask for a recovery action, None while that does not change.
+    def sick(self, reading: DeviceReading, at: datetime) -> tuple[Event, ...]:
+        """Events of a GPU that begins to ask for a recovery action or runs out of spare memory rows.
 
         Field 230 is looked at besides the driver's own event, which older drivers do not send.
         """
+        uuid, metrics = reading.identity.uuid, reading.metrics
         known = self._known[uuid]
-        if action is None or action == known.recovery_action:
-            return None
-        known.recovery_action = action
-        found = recovery(action)
-        if found is None:
-            return None
+        found: list[Event] = []
+        action = metrics.recovery_action
+        if action is not None and action != known.recovery_action:
+            known.recovery_action = action
+            if words := recovery(action):
+                found.append(self._sickness(uuid, "gpu_recovery_needed", words.words, words.next_step, at))
+        if metrics.remap_failed is not None and metrics.remap_failed != known.remap_failed:
+            known.remap_failed = metrics.remap_failed
+            if metrics.remap_failed:
+                step = "drain the GPU, run the vendor's diagnostics and have the board replaced"
+                found.append(
+                    self._sickness(uuid, "gpu_remap_failed", "bad memory rows can no longer be remapped", step, at)
+                )
+        return tuple(found)
+
+    def _sickness(self, uuid: str, kind: str, title: str, detail: str, at: datetime) -> Event:
         return Event(
             at=at,
-            event_id=f"nvml:{self._host}:{uuid}:gpu_recovery_needed:{action}:{at.isoformat()}",
+            event_id=f"nvml:{self._host}:{uuid}:{kind}:{at.isoformat()}",
             host=self._host,
             gpu_uuid=uuid,
             source="nvml",
-            kind="gpu_recovery_needed",
+            kind=kind,
             severity="critical",
-            title=found.words,
-            detail=found.next_step,
-            attributes={"recovery_action": str(action)},
+            title=title,
+            detail=detail,
         )
 
     def facts(self, driver_version: str, at: datetime) -> tuple[Gpu, ...]:

@@ -114,7 +114,8 @@ def _errors() -> dict[str, ErrorWords]:
 
 @cache
 def _xids() -> dict[str, XidWords]:
-    return {number: XidWords(**row) for number, row in _read("xids.toml").items()}  # type: ignore[arg-type]
+    rows = {numbers: XidWords(**row) for numbers, row in _read("xids.toml").items()}  # type: ignore[arg-type]
+    return {number: words for numbers, words in rows.items() for number in numbers.split()}
 
 
 def _read(name: str) -> dict[str, dict[str, object]]:

@@ -259,7 +259,7 @@ class NvmlSource:
             holders=self._holders.count(uuid),
         )
         change = self._gpus.change(uuid, OK, "", "", at)
-        return [sample, *_some(change), *_some(self._gpus.recovery(uuid, metrics.recovery_action, at))]
+        return [sample, *_some(change), *self._gpus.sick(reading, at)]
 
     def _missing(
         self, answered: set[str], skip: Sequence[str], not_read: str, at: datetime, gaps: list[Gap]

@@ -8,9 +8,11 @@ import time
 import pytest
 
 from collectors.base import SourceError
+from collectors.nvml_messages import DriverEvent
+from collectors.nvml_rows import driver_event
 from collectors.sources.nvml import NvmlSource
 from fleet.inventory import GpuRequest
-from fleet.model import Batch, Event, Gpu
+from fleet.model import Batch, Event, Gpu, GpuSample
 from store import open_store
 from tests.fakes.gpu_host import HOST, T0, A, B, GpuHost, container_id, facts, gpus, parts
 from tests.fakes.nvml_stub import NvmlStub, build, device, gpu
@@ -546,6 +548,256 @@ def test_a_reconfigured_gpu_is_listed_anew(make_host):
     assert [one.uuid for one in host.source.gpu_list()] == [A]
 
 
+def test_a_mig_device_is_busy_as_gpm_says_and_is_a_part_of_its_gpu(make_host):
+    world = mig_world("22 300 3 0")
+    world[3] += ["0.2 gpm.1 55", "0.2 attributes 16 1 1 0 1 1 1 1 18000"]
+    host = make_host(*world)
+    host.publish(facts("b", 22))
+    slices = {row.gpu_uuid: row.slice_ratio for row in host.poll().rows if isinstance(row, Gpu)}
+    assert slices == {A: 1.0, M0: 1 / 7, M1: 1 / 7, M2: 1 / 7}
+    time.sleep(0.12)
+    rows = host.poll().rows
+    assert gpus(rows)[M2].busy_ratio == pytest.approx(0.55)
+    part = parts(rows)["b", M2]
+    assert (part.sm_ratio, part.sm_active_ratio, part.processes) == (pytest.approx(0.55), pytest.approx(0.3), 1)
+    assert part.attribution == "measured"
+    assert "told only for the whole GPU" in part.attribution_reason
+
+
+@pytest.mark.parametrize(
+    ("profile", "places", "ratio"),
+    [("3g.40gb", 7, 3 / 7), ("1g.10gb+me", 7, 1 / 7), ("2c.4g.48gb", 7, 2 / 7), ("2g.12gb", 4, 0.5), ("7g.80gb", 7, 1)],
+)
+def test_a_slice_is_told_by_its_profile_where_the_driver_does_not(make_host, profile, places, ratio):
+    host = make_host(
+        gpu(0, A, mig=1, mig_max=places),
+        device("0.0", uuid=M0, name=f"NVIDIA H100 80GB HBM3 MIG {profile}", gi=1, ci=0, memory="40000 10 20"),
+    )
+    facts_ = {row.gpu_uuid: row for row in host.poll().rows if isinstance(row, Gpu)}
+    assert facts_[M0].slice_ratio == pytest.approx(ratio)
+    assert (facts_[A].mig_enabled, facts_[M0].mig_enabled, facts_[M0].mig_profile) == (True, False, profile)
+
+
+def test_mig_devices_of_before_driver_470_are_known_by_their_old_names(make_host):
+    old = f"MIG-{A}/3/0"
+    host = make_host(
+        gpu(0, A, mig=1, sample="!3", proc=["11 900 3 0"]),
+        device("0.0", uuid=old, name="NVIDIA A100 MIG 1g.5gb", gi=3, ci=0, memory="5000 10 1000"),
+    )
+    host.publish(facts("a", 11, GpuRequest(kind="ids", ids=(old,))))
+    found = parts(host.poll().rows)
+    assert (found["a", old].held, found["a", old].memory_bytes, found["", old].memory_bytes) == (True, 900, 100)
+
+
+def test_dead_mig_handles_are_listed_anew_with_the_next_reading(make_host):
+    world = mig_world()
+    host = make_host(*world)
+    host.publish(facts("a", 11))
+    host.poll()
+    # Partitioned anew: the handle that is held answers INVALID_ARGUMENT, the list has another device.
+    world[3] = device("0.2", uuid="MIG-new", name="NVIDIA H200 MIG 2g.35gb", gi=5, ci=0, memory="!2")
+    host.stub.write(*world)
+    rows = host.poll().rows
+    assert M2 not in gpus(rows)
+    world[3] = device("0.2", uuid="MIG-new", name="NVIDIA H200 MIG 2g.35gb", gi=5, ci=0, memory="35000 10 800")
+    host.stub.write(*world)
+    found = gpus(host.poll().rows)
+    assert found["MIG-new"].memory_used_bytes == 800
+    assert M2 not in found
+    assert "MIG-new" in {one.uuid for one in host.source.gpu_list()}
+
+
+def test_a_device_that_stays_strange_is_not_listed_with_every_reading(make_host):
+    world = mig_world()
+    world[3] = device("0.2", uuid=M2, name="NVIDIA H200 MIG 1g.18gb", gi=3, ci=0, memory="!2")
+    host = make_host(*world)
+    host.poll()
+    host.stub.forget_calls()
+    rows = [host.poll(2).rows for _ in range(5)]
+    assert host.stub.count_calls()["nvmlDeviceGetCount_v2"] <= 1
+    assert gpus(rows[-1])[M2].memory_used_bytes is None
+    assert "the driver refuses the question" in gpus(rows[-1])[M2].unknown_reason
+
+
+# --- idle power, activity, holders ------------------------------------------------------------------------------------
+
+
+def test_the_idle_draw_is_charged_by_the_rule_of_the_settings(make_host):
+    host = make_host(gpu(0, A, field_186=70000), idle_power_to="holders")
+    host.publish(facts("a", 11, ALL), facts("b", 22, ALL))
+    host.poll()
+    host.stub.write(gpu(0, A, busy=50, field_186=270000, energy=1000000, proc=["11 400"], sample=["11 1000000 50"]))
+    host.poll()
+    host.stub.write(gpu(0, A, busy=50, field_186=270000, energy=2350000, proc=["11 400"], sample=["11 6000000 50"]))
+    rows = host.poll().rows
+    found = parts(rows)
+    a, b, rest = found["a", A], found["b", A], found["", A]
+    assert (a.power_watts, a.idle_power_watts, a.energy_joules, a.idle_energy_joules) == (235, 35, 1175, 175)
+    assert (b.power_watts, b.idle_power_watts, b.energy_joules, b.processes) == (35, 35, 175, 0)
+    assert (rest.power_watts, rest.idle_power_watts, rest.energy_joules, rest.idle_energy_joules) == (0, 0, 0, 0)
+    assert gpus(rows)[A].idle_power_watts == 70
+
+
+def test_a_configured_idle_draw_needs_no_idle_gpu(make_host):
+    host = make_host(gpu(0, A, busy=50, field_186=270000, proc=["11 400"], sample="!3"), idle_power_watts=70.0)
+    host.publish(facts("a", 11, ALL))
+    found = parts(host.poll().rows)
+    assert (found["a", A].power_watts, found["", A].idle_power_watts) == (200, 70)
+
+
+def test_the_sm_activity_of_a_gpu_goes_to_its_only_user(make_host):
+    lines = gpu(0, A, busy=50, gpm_support=1, gpm_2=30, proc=["11 400"]), gpu(1, B, proc=["22 1"])
+    host = make_host(*lines)
+    host.publish(facts("a", 11, ALL), facts("b", 22))
+    first = gpus(host.poll().rows)
+    assert "no data yet" in first[A].unknown_reason
+    assert "SM activity needs Hopper or newer (GPM)" in first[B].unknown_reason
+    time.sleep(0.12)
+    found = parts(host.poll().rows)
+    assert found["a", A].sm_active_ratio == pytest.approx(0.3)
+    assert found["a", B].sm_active_ratio is found["b", B].sm_active_ratio is found["", A].sm_active_ratio is None
+    host.stub.write(gpu(0, A, busy=50, gpm_support=1, gpm_2=30, proc=["11 400", "22 1"]), gpu(1, B))
+    time.sleep(0.12)
+    assert parts(host.poll().rows)["a", A].sm_active_ratio is None
+
+
+def test_a_gpu_says_how_many_containers_hold_it(make_host):
+    host = make_host(*mig_world(), gpu(1, B))
+    assert {row.holders for row in gpus(host.poll().rows).values()} == {None}  # no daemon has been asked
+    ids = GpuRequest(kind="ids", ids=("0:0", "1"))
+    host.publish(facts("a", 11, ids), facts("b", 22, GpuRequest(kind="ids", ids=("0:0",))), facts("c", 12, ALL))
+    counts = {uuid: row.holders for uuid, row in gpus(host.poll().rows).items()}
+    # A GPU in MIG mode is held by whoever holds a part of it.
+    assert counts == {A: 3, M0: 3, M1: 1, M2: 1, B: 2}
+    assert host.inventory.host_gpus(HOST, local=True) == host.source.gpu_list()
+
+
+def test_an_mps_server_makes_what_is_seen_an_estimate(make_host):
+    host = make_host(gpu(0, A, busy=50, proc=["900 30"], sample=["900 5 50"]))
+    host.publish(facts("a", 11, ALL))
+    host.run(900, "/system.slice/mps.service")
+    (host.proc / "900" / "stat").write_text(f"900 (nvidia-cuda-mps) S {'0 ' * 18}7 0\n")
+    found = parts(host.poll().rows)
+    assert (found["a", A].attribution, found["a", A].processes) == ("estimated", 0)
+    assert "an MPS server works on this GPU" in found["a", A].attribution_reason
+    assert found["", A].attribution_reason == "1 x MPS server"
+
+
+def test_under_wsl_only_the_declaration_remains(make_host):
+    host = make_host(gpu(0, A, busy=50))
+    (host.proc / "sys" / "kernel").mkdir(parents=True)
+    (host.proc / "sys" / "kernel" / "osrelease").write_text("5.15.153.1-microsoft-standard-WSL2\n")
+    host.restart()
+    host.publish(facts("a", 11, ALL))
+    row = parts(host.poll().rows)["a", A]
+    # An empty list does not mean there that nobody works.
+    assert (row.held, row.memory_bytes, row.processes, row.attribution) == (True, None, None, "declared")
+    assert row.attribution_reason.startswith("WSL")
+
+
+# --- traffic, encoders, older and newer drivers ----------------------------------------------------------------------
+
+
+def test_bytes_and_encoders_arrive_in_their_units(make_host):
+    host = make_host(gpu(0, A, encoder=40, decoder=5, field_138=100, field_139=200, field_197=1000, field_198=2000))
+    first = gpus(host.poll().rows)[A]
+    assert (first.encoder_ratio, first.decoder_ratio) == (0.4, 0.05)
+    assert first.pcie_receive_bytes is first.nvlink_transmit_bytes is None  # a counter has no increment yet
+    host.stub.write(gpu(0, A, field_138=110, field_139=230, field_197=1500, field_198=2700))
+    row = gpus(host.poll().rows)[A]
+    assert (row.pcie_transmit_bytes, row.pcie_receive_bytes) == (500, 700)
+    assert (row.nvlink_transmit_bytes, row.nvlink_receive_bytes) == (10 * 1024, 30 * 1024)
+    assert row.encoder_ratio is None
+    assert "nvmlDeviceGetPcieThroughput" not in host.stub.count_calls()  # it blocks 20 ms for each direction
+
+
+def test_a_pcie_counter_that_turns_over_goes_on_and_one_of_a_new_driver_starts_anew(make_host):
+    host = make_host(gpu(0, A, energy=5000, field_197=2**32 - 100))
+    host.poll()
+    host.stub.write(gpu(0, A, energy=6000, field_197=50))
+    assert gpus(host.poll().rows)[A].pcie_transmit_bytes == 150
+    host.stub.write(gpu(0, A, energy=10, field_197=20))
+    assert gpus(host.poll().rows)[A].pcie_transmit_bytes == 20
+
+
+def test_what_a_gpu_does_not_support_is_asked_again_only_with_the_health_values(make_host):
+    host = make_host(gpu(0, A, field_186="!3", field_185=99000, field_82="!3"))
+    first = gpus(host.poll().rows)[A]
+    assert first.power_watts == 99
+    host.stub.write(gpu(0, A, field_186=120000, field_185=99000, field_82=51))
+    second = gpus(host.poll().rows)[A]
+    assert (second.power_watts, second.memory_temperature_celsius) == (99, None)
+    assert "memory_temperature_celsius" in second.unknown_reason
+    third = gpus(host.poll(60).rows)[A]
+    assert (third.power_watts, third.memory_temperature_celsius) == (120, 51)
+
+
+def test_a_recovery_action_is_told_once_in_words(make_host):
+    host = make_host(gpu(0, A, field_230=0))
+    assert gpus(host.poll().rows)[A].recovery_action == 0
+    host.stub.write(gpu(0, A, field_230=2))
+    assert gpus(host.poll().rows)[A].recovery_action is None  # asked with the health values only
+    rows = host.poll(60).rows
+    assert gpus(rows)[A].recovery_action == 2
+    event = next(row for row in rows if isinstance(row, Event))
+    assert (event.kind, event.severity, event.title) == ("gpu_recovery_needed", "critical", "the host needs a restart")
+    assert not [row for row in host.poll(60).rows if isinstance(row, Event)]
+
+
+def test_memory_rows_that_cannot_be_remapped_are_told_once(make_host):
+    host = make_host(gpu(0, A, remapped="1 1 0 1"))
+    assert [row.kind for row in host.poll().rows if isinstance(row, Event)] == ["gpu_remap_failed"]
+    assert not [row for row in host.poll(60).rows if isinstance(row, Event)]
+
+
+def test_process_lists_are_found_under_their_older_names_or_said_to_be_missing(make_host):
+    def lists(*versions):
+        kinds = ("Compute", "Graphics", "MPSCompute")
+        return [f"nvmlDeviceGet{kind}RunningProcesses_{version}" for kind in kinds for version in versions]
+
+    host = make_host(gpu(0, A, proc=["11 400"]), omit=lists("v3"))
+    host.publish(facts("a", 11, ALL))
+    row = parts(host.poll().rows)["a", A]
+    assert (row.attribution, row.memory_bytes) == ("measured", 400)
+    host.process.stop()
+    build(host.stub.folder, lists("v2", "v3"))
+    row = parts(host.poll().rows)["a", A]
+    assert (row.attribution, row.memory_bytes) == ("declared", None)
+    assert "too old to report it (update the NVIDIA driver)" in row.attribution_reason
+
+
+def test_a_driver_without_the_older_utilisation_call_is_asked_with_the_newer(make_host):
+    host = make_host(gpu(0, A, proc=["11 400"], sample=["11 1000000 50"]), omit=["nvmlDeviceGetProcessUtilization"])
+    host.publish(facts("a", 11, ALL))
+    host.poll()
+    host.stub.write(gpu(0, A, proc=["11 400"], sample=["11 1000000 50", "11 2000000 40"]))
+    assert parts(host.poll().rows)["a", A].sm_ratio == 0.4
+    host.stub.write(gpu(0, A, proc=["11 400"], sample=["11 2000000 40"]))
+    assert parts(host.poll().rows)["a", A].sm_ratio == 0
+
+
+def test_a_list_that_breaks_makes_the_processes_unknown_and_not_fewer(make_host):
+    host = make_host(gpu(0, A, proc=["11 400"], graphics="!999"))
+    host.publish(facts("a", 11, ALL))
+    row = parts(host.poll().rows)["a", A]
+    assert (row.memory_bytes, row.attribution) == (None, "declared")
+    host.stub.write(gpu(0, A, proc=["11 400"], graphics="!3", mps="!13"))  # a compute driver has neither
+    assert parts(host.poll().rows)["a", A].memory_bytes == 400
+
+
+def test_facts_are_asked_once_in_the_life_of_a_handle(make_host):
+    host = make_host(*mig_world(), gpu(1, B))
+    host.poll()
+    host.stub.forget_calls()
+    for _ in range(3):
+        host.poll(60)
+    calls = host.stub.count_calls()
+    assert calls["nvmlDeviceGetCount_v2"] == 3
+    for name in ("Name", "MinorNumber", "PciInfo_v3", "GpuInstanceId", "ComputeInstanceId", "Attributes_v2"):
+        assert calls[f"nvmlDeviceGet{name}"] == 0
+    assert calls["nvmlInitWithFlags"] == 0
+
+
 # --- facts, events, budget -------------------------------------------------------------------------------------------
 
 
@@ -579,6 +831,80 @@ def test_an_xid_is_an_event_in_words_and_marks_the_sample(make_host):
     assert event.attributes == {"xid": "79"}
     assert gpus(rows)[B].xid == 79
     assert not [row for row in host.poll().rows if isinstance(row, Event)]
+
+
+def heard(host, poll, count=1):
+    """Rows of readings until `count` XIDs have come: the listener has a thread of its own."""
+    rows = []
+    for _ in range(50):
+        try:
+            rows += poll(0.1).rows
+        except SourceError as error:
+            rows += error.rows
+        if len([row for row in rows if isinstance(row, Event) and row.kind == "xid"]) >= count:
+            break
+        time.sleep(0.05)
+    return rows
+
+
+def listening(host):
+    for _ in range(100):
+        if host.stub.count_calls()["nvmlEventSetWait_v2"]:
+            return
+        time.sleep(0.02)
+    raise AssertionError("nobody listens")
+
+
+def test_xids_between_two_readings_are_stored_once_each_with_their_own_time(make_host):
+    host = make_host(gpu(0, A))
+    host.poll()
+    listening(host)
+    before = time.time()
+    for number in (31, 31, 94):
+        host.stub.event(0, number)
+    time.sleep(0.3)
+    after = time.time()
+    rows = heard(host, host.poll, 3)
+    events = [row for row in rows if isinstance(row, Event)]
+    assert [row.attributes["xid"] for row in events] == ["31", "31", "94"]
+    assert len({row.event_id for row in events}) == 3  # twice the same number is two events
+    assert all(before <= row.at.timestamp() <= after for row in events)  # not the time of the reading
+    assert {row.xid for row in rows if isinstance(row, GpuSample)} >= {94}
+    assert not [row for row in host.poll().rows if isinstance(row, Event)]
+
+
+def test_the_xid_that_came_before_the_driver_hung_is_not_lost(make_host):
+    host = make_host(gpu(0, A), call_timeout_seconds=1.0)
+    host.poll()
+    listening(host)
+    host.stub.event(0, 119)
+    time.sleep(0.3)
+    host.stub.write(gpu(0, A, busy="~30000 5"))
+    with pytest.raises(SourceError) as caught:
+        host.poll()
+    kinds = [row.kind for row in caught.value.rows if isinstance(row, Event)]
+    assert kinds == ["xid", "driver_unresponsive"]
+
+
+def test_events_are_heard_again_after_the_driver_came_back(make_host):
+    host = make_host(gpu(0, A))
+    host.poll()
+    listening(host)
+    host.stub.write("- init !18", gpu(0, A, uuid="!18", handle="!18"), ["- count !18"])
+    with pytest.raises(SourceError):
+        host.poll(60)
+    host.stub.write(gpu(0, A), driver="600.10")
+    host.stub.forget_calls()
+    host.poll()
+    listening(host)
+    host.stub.event(0, 79)
+    events = [row for row in heard(host, host.poll) if isinstance(row, Event) and row.kind == "xid"]
+    assert [row.attributes["xid"] for row in events] == ["79"]
+
+
+def test_an_event_of_a_mig_instance_names_it():
+    event = driver_event(DriverEvent(at=1.0, uuid=A, kind=8, data=13, gpu_instance=2, compute_instance=0), HOST)
+    assert event.attributes == {"xid": "13", "gpu_instance": "2", "compute_instance": "0"}
 
 
 def test_a_minute_of_polling_keeps_to_the_budget(make_host):

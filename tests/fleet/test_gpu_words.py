@@ -35,3 +35,37 @@ def test_idle_is_not_throttling():
 def test_the_bits_are_distinct_powers_of_two():
     bits = [reason.bit for reason in gpu_words.throttle_reasons()]
     assert bits == [1 << place for place in range(11)]
+
+
+def test_an_entry_may_name_several_numbers_and_no_number_has_two():
+    text = (gpu_words._CATALOG / "xids.toml").read_text(encoding="utf-8")
+    named = [number for line in text.splitlines() if line.startswith("[") for number in line.strip('[]"').split()]
+    assert len(named) == len(set(named)) == len(gpu_words._xids())
+    assert gpu_words.xid(40) == gpu_words.xid(135) == gpu_words.xid(39)
+
+
+def test_where_nvidia_says_reset_or_restart_the_severity_is_critical():
+    # Immediate action RESET_GPU, RESTART_BM, RESTART_VM, CHECK_MECHANICALS or a workflow that ends in one of them.
+    for number in (46, 48, 54, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 149, 151, 156, 158):
+        assert gpu_words.xid(number).severity == "critical", number
+    # Immediate action RESTART_APP or IGNORE.
+    for number in (8, 13, 31, 32, 37, 38, 43, 45, 63, 80, 92, 94, 121, 137, 141, 157, 160, 161):
+        assert gpu_words.xid(number).severity != "critical", number
+
+
+def test_a_missing_metric_says_what_an_operator_can_do():
+    assert gpu_words.metric_gap("sm_active_ratio", 3) == "SM activity needs Hopper or newer (GPM)"
+    assert gpu_words.metric_gap("sm_active_ratio", 13) == "SM activity needs Hopper or newer (GPM)"
+    assert "--cap-add SYS_ADMIN" in gpu_words.metric_gap("sm_active_ratio", 4)
+    assert "through GPM" in gpu_words.metric_gap("busy_ratio", 3, mig=True)
+    assert gpu_words.metric_gap("busy_ratio", 3) == "not supported by this GPU or mode"
+    assert gpu_words.metric_gap("remapped_rows", 3, mig=True) == "not told while MIG instances exist"
+    assert gpu_words.metric_gap("power_watts", 4) == "no permission"
+
+
+def test_a_recovery_action_has_words_and_no_action_has_none():
+    assert gpu_words.recovery(0) is None
+    assert gpu_words.recovery(1).words == "the GPU needs a reset"
+    assert "restart" in gpu_words.recovery(2).next_step
+    assert gpu_words.recovery(42).words == "recovery action 42"
+    assert sorted(gpu_words._recoveries()) == [str(number) for number in range(1, 8)]
