@@ -17,6 +17,8 @@ _START_TIME_FIELD = 22
 # One container may be between dying and being removed; three at once show a pattern.
 _MOST_CHECKED = 3
 _READ_BYTES = 1 << 14
+# Inode of the first PID namespace of a machine (PROC_PID_INIT_INO of the kernel).
+_FIRST_NAMESPACE = "pid:[4026531836]"
 # The kernel keeps 15 characters of `nvidia-cuda-mps-server`.
 _MPS_COMMAND = "nvidia-cuda-mps"
 
@@ -94,12 +96,19 @@ class ProcessPlaces:
             if place_of(known.cgroup, {container}).kind == "container":
                 return ""
             checked += 1
-        if not checked:
-            return ""
+        if not checked and (not running or self._in_first_namespace()):
+            return ""  # they died meanwhile: no evidence either way
         return (
             "no running container's process is found in its container: "
             "the collector does not see the host's processes; run it on the host or with --pid=host"
         )
+
+    def _in_first_namespace(self) -> bool:
+        """Whether no process can be hidden from here; elsewhere a container's number may be nobody's."""
+        try:
+            return str((self._root / "self/ns/pid").readlink()) == _FIRST_NAMESPACE
+        except OSError:
+            return True
 
     def wsl(self) -> bool:
         """Whether this is Windows' Linux (WSL), whose driver tells nothing of processes."""

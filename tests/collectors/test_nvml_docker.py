@@ -7,6 +7,7 @@ container; and a runtime named nvidia that is runc. Only the driver itself is a 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import subprocess
@@ -27,6 +28,7 @@ from tests.fakes.nvml_stub import NvmlStub, build, device, gpu
 from tests.services.dockerd import running_dockerd
 
 CGROUPS = Path("/sys/fs/cgroup")
+ROOT = Path(__file__).resolve().parents[2]
 PARENT = f"aifleet-{secrets.token_hex(4)}"
 #: Becomes the parent of a process with the wanted PID (clone3 with set_tid, Linux 5.5 and root) until its input ends.
 TAKE_PID = r"""
@@ -53,6 +55,28 @@ int main(int argc, char **argv) {
 }
 """
 pytestmark = [pytest.mark.docker, pytest.mark.cc]
+#: A collector of its own: one reading of Docker, two of the GPUs; prints the rows of GPU 0.
+COLLECTOR = """
+import json, sys
+from datetime import timedelta
+from collectors.nvml_process import NvmlProcess
+from collectors.sources.docker import DockerSource
+from collectors.sources.nvml import NvmlSource
+from fleet.inventory import Inventory
+from fleet.settings_table import DockerDaemon, NvmlSettings
+from fleet.tenancy import Tenancy
+from tests.fakes.gpu_host import T0, A, parts
+inventory = Inventory()
+docker = DockerSource(DockerDaemon(url=sys.argv[1], name="gpu-box"), Tenancy(()), inventory)
+source = NvmlSource(NvmlSettings(), inventory, host="gpu-box", process=NvmlProcess(library=sys.argv[2]))
+docker.collect(T0)
+source.collect(T0)
+rows = parts(source.collect(T0 + timedelta(seconds=5)).rows)
+source.close()
+docker.close()
+print(json.dumps({name: [row.held, row.memory_bytes, row.sm_ratio, row.attribution, row.attribution_reason]
+                  for (name, uuid), row in rows.items() if uuid == A}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +246,31 @@ def test_everyone_on_one_gpu_gets_what_is_theirs_and_a_pid_used_again_changes_ha
     for rows in (unaware, after):
         assert rows["", A].memory_bytes == 10000 - 4000 - 2000 - 1000
         assert rows["", A].attribution_reason == "2 x host process; 1 x process ended"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "words"),
+    [
+        (("--pid", "--fork"), "not in the PID namespace of /proc"),  # as with `-v /proc:/proc`
+        (("--pid", "--fork", "--mount-proc"), "does not see the host's processes"),  # as in a container
+    ],
+)
+def test_a_collector_in_a_pid_namespace_of_its_own_gives_nothing_to_anybody(dockerd, stub, namespace, words):
+    run = ("run", "-d", "--network=none", "--stop-signal=KILL", "--name", "holder")
+    holder = dockerd.cli(*run, "--gpus", "1", "busybox:latest", "sleep", "100000")
+    try:
+        # The driver would tell it its own numbering: PID 1 is the collector itself there.
+        stub.write(gpu(0, A, busy=50, memory="80000000000 600000000 5000", proc=["1 4000"], sample=["1 9 50"]))
+        command = ["unshare", *namespace, sys.executable, "-c", COLLECTOR, dockerd.url, str(stub.library)]
+        done = subprocess.run(
+            command, env={**os.environ, **stub.environment}, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+    finally:
+        dockerd.cli("rm", "-f", holder)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    held, memory, sm, attribution, reason = rows["holder"]
+    assert (held, memory, sm, attribution) == (True, None, None, "unknown")
+    assert words in reason
+    assert "--pid=host" in reason
+    assert rows[""][1:4] == [None, None, "unknown"]

@@ -114,3 +114,12 @@ def test_a_proc_of_another_namespace_is_noticed(proc):
     (proc / "self").symlink_to("1")
     assert "--pid=host" in ProcessPlaces(proc).problem({})
     assert "cannot be read" in ProcessPlaces(proc / "nowhere").problem({})
+
+
+@pytest.mark.parametrize(("namespace", "hidden"), [("pid:[4026531836]", False), ("pid:[4026532415]", True)])
+def test_containers_that_are_all_missing_died_or_are_hidden_by_our_own_namespace(proc, namespace, hidden):
+    own = proc / str(os.getpid()) / "ns"
+    own.mkdir(parents=True)
+    (own / "pid").symlink_to(namespace)
+    assert bool(ProcessPlaces(proc).problem({I: 99, J: 98})) is hidden
+    assert ProcessPlaces(proc).problem({}) == ""

@@ -584,7 +584,7 @@ LIST(nvmlDeviceGetMPSComputeRunningProcesses_v3, "mps")
 LIST(nvmlDeviceGetMPSComputeRunningProcesses_v2, "mps")
 
 /* `sample PID TIMESTAMP SM MEM ENC DEC JPG OFA`: only those after `since` are given; none -> NOT_FOUND; no buffer ->
-   a size that says nothing. */
+   a size that says nothing. `0 whole_ring 1`: a driver that gives old rows too. */
 typedef struct { u64 at; u32 pid, sm, mem, enc, dec, jpg, ofa; } info_t;
 typedef struct { u32 pid; u64 at; u32 sm, mem, enc, dec; } sample_t;
 _Static_assert(sizeof(info_t) == 40 && sizeof(sample_t) == 32, "samples as in nvml.h");
@@ -592,7 +592,9 @@ _Static_assert(sizeof(info_t) == 40 && sizeof(sample_t) == 32, "samples as in nv
 static int samples(device_t *d, u64 since, info_t *out, u32 *count) {
     static __thread char values[ROWS][LONG];
     int found = lookup(d->name, "sample", values, ROWS);
-    u32 n = 0;
+    u32 n = 0, whole_ring = 0;
+    small(d->name, "whole_ring", &whole_ring);
+    if (whole_ring) since = 0;
     for (int i = 0; i < found; i++) {
         char *v = values[i];
         info_t s = {0};
