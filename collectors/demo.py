@@ -89,7 +89,7 @@ def find_position(store: DemoStore, seed: int, now: datetime) -> Position:
     """
     real = store.query(
         "SELECT source, target FROM source_runs"
-        " WHERE source != 'synthetic' AND detail != 'synthetic' ORDER BY at LIMIT 1"
+        " WHERE source NOT IN ('synthetic', 'ledger') AND detail != 'synthetic' ORDER BY at LIMIT 1"
     ).to_pylist()
     if real:
         raise DemoError(

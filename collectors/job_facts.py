@@ -110,6 +110,7 @@ def reason_of(exit_code: int | None, *, oom_killed: bool = False) -> str:
 def _seen(row: Container, gpus: Mapping[str, GpuFacts], rules: JobRules, chain: str) -> Seen:
     running = row.state in HOLDING_STATES and not row.removed and row.started_at is not None
     known = bool(row.gpu_uuids) and all(uuid in gpus or not uuid.startswith("MIG-") for uuid in row.gpu_uuids)
+    absent = bool(row.gpu_unresolved) and not row.gpu_uuids  # the list is known, and what it asks for is not on it
     return Seen(
         container_id=row.container_id,
         name=row.name,
@@ -119,7 +120,7 @@ def _seen(row: Container, gpus: Mapping[str, GpuFacts], rules: JobRules, chain: 
         exit_code=row.exit_code,
         oom_killed=row.oom_killed,
         draft=_draft(row, gpus, rules, chain) if running and known else None,
-        waiting=running and not known and row.gpu_request_kind not in _HOLDS_NOTHING,
+        waiting=running and not known and not absent and row.gpu_request_kind not in _HOLDS_NOTHING,
     )
 
 

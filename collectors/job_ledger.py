@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FILE = "gpu-jobs.json"
 _FORMAT = "ai-fleet-gpu-jobs-head-1"
 #: Entries kept after the store acknowledged them: without `sync_to_disk` a power loss may take them back out of it.
-_RECENT = 200
+_RECENT = 50
 _CLOSED_KEPT = 1000
 _HEARTBEAT = timedelta(seconds=30)
 COLUMNS = ", ".join(FIELDS)
@@ -114,6 +114,10 @@ class JobLedger:
         """Open entries without a close entry."""
         return [job for job in self._loaded.open.values() if job.host == host]
 
+    def all_open_jobs(self) -> list[GpuJob]:
+        """Open entries without a close entry, of every host."""
+        return list(self._loaded.open.values())
+
     def looked_at(self, host: str) -> datetime | None:
         """When the host was last looked at, by this process or one before."""
         return self._loaded.looks.get(host)
@@ -133,7 +137,7 @@ class JobLedger:
             state.looks = looks
             self._heartbeat(at)
             return
-        sealed = self._sealed(drafts, at)
+        sealed = self._sealed(drafts)
         new = replace(
             state,
             head=head_of(sealed[-1]), at=sealed[-1].at, looks=looks, waiting=[*state.waiting, sealed],
@@ -171,14 +175,15 @@ class JobLedger:
             raise LedgerAwayError("the ledger is not loaded yet")
         return self._state
 
-    def _sealed(self, drafts: Sequence[GpuJob], at: datetime) -> list[GpuJob]:
+    def _sealed(self, drafts: Sequence[GpuJob]) -> list[GpuJob]:
         state, sealed = self._loaded, list[GpuJob]()
         head, newest = state.head, state.at
         for draft in drafts:
-            row = replace(draft, chain=self._chain, at=at)
-            if newest is not None and to_milliseconds(at) < newest:
+            row = replace(draft, chain=self._chain)
+            if newest is not None and to_milliseconds(row.at) < newest:
                 # Months are forgotten by `at`, so it must rise with the numbers; the truth is told beside it.
-                row = replace(row, at=newest, sources={**row.sources, "at": f"a clock went back to {time_text(at)}"})
+                words = f"a clock went back to {time_text(row.at)}"
+                row = replace(row, at=newest, sources={**row.sources, "at": words})
             sealed.append(seal(row, head))
             head, newest = head_of(sealed[-1]), sealed[-1].at
         return sealed

@@ -80,13 +80,14 @@ class JobKeeper:
         ledger: Ledger,
         energy: Energy,
         *,
-        gap_seconds: float = GAP_SECONDS,
+        gap_seconds: float | None = GAP_SECONDS,
         settle_seconds: float = SETTLE_SECONDS,
         gone_seconds: float = GONE_SECONDS,
     ) -> None:
+        """gap_seconds None: time in which nobody looked is no gap."""
         self._ledger = ledger
         self._energy = energy
-        self._gap = timedelta(seconds=gap_seconds)
+        self._gap = timedelta.max if gap_seconds is None else timedelta(seconds=gap_seconds)
         self._settle = timedelta(seconds=settle_seconds)
         self._gone = timedelta(seconds=gone_seconds)
         self._lock = threading.Lock()

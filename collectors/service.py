@@ -21,7 +21,9 @@ from types import FrameType
 
 from collectors import build
 from collectors.base import Source
-from collectors.demo import DemoError, ProgressBar, fill, find_position
+from collectors.demo import HISTORY, DemoError, ProgressBar, fill, find_position
+from collectors.job_building import demo_job_source, job_source
+from collectors.job_source import Overheard
 from collectors.known_containers import KnownBefore
 from collectors.runner import Runner, RunnerHealth, utc_now
 from collectors.sources.synthetic import SyntheticSource
@@ -99,7 +101,7 @@ class _Service:
             parts.callback(server.stop)
             server.start()
             try:
-                sources = [self._demo_source(store)] if self._demo else self._sources(store, inventory)
+                sources = self._demo_sources(store) if self._demo else self._sources(store, inventory)
             except _StoppedError:
                 return True
             self._runner = Runner(sources, writer, rng=random.Random(), retention=lambda now: self._forget(store, now))  # noqa: S311
@@ -127,7 +129,8 @@ class _Service:
 
     def _sources(self, store: build.MigratingStore, inventory: Inventory) -> list[Source]:
         settings = self._settings
-        return [
+        jobs, keeper = job_source(settings, store, inventory)
+        overheard = [
             *build.docker_sources(
                 settings,
                 inventory,
@@ -135,26 +138,32 @@ class _Service:
                 KnownBefore(store.store, [daemon.name for daemon in settings.docker]),
             ),
             *build.nvml_sources(settings, inventory, remember=True),
+        ]
+        return [
+            *(Overheard(source, keeper.hear) for source in overheard),
             *build.prometheus_sources(settings, inventory),
+            jobs,
         ]
 
-    def _demo_source(self, store: build.MigratingStore) -> Source:
-        """The demo fleet, its history in place."""
+    def _demo_sources(self, store: build.MigratingStore) -> list[Source]:
+        """The demo fleet and its ledger, their history in place."""
         self._filling = True
         try:
             if self.stopping:
                 raise _StoppedError
             position = find_position(store.store, self._seed, utc_now())
             filled_to = fill(store.store, position, utc_now(), ProgressBar())
+            jobs = demo_job_source(self._settings, store, position.fleet, filled_to - HISTORY, filled_to)
         finally:
             self._filling = False
         synthetic = self._settings.synthetic
-        return SyntheticSource(
+        source = SyntheticSource(
             position.fleet,
             filled_to,
             interval_seconds=synthetic.interval_seconds,
             timeout_seconds=synthetic.timeout_seconds,
         )
+        return [source, jobs]
 
     def _forget(self, store: build.MigratingStore, now: datetime) -> None:
         for dropped in apply_retention(store.store, build.retention_policy(self._settings), now):
