@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from fleet.gpu_words import xid
+
 
 class Level(IntEnum):
     """How bad it is; sorts from fine to worst. Unknown is worse than fine and better than a warning."""
@@ -170,16 +172,23 @@ class GpuFacts:
     power_brake: bool = False
 
 
+# An XID that asks for nothing (a program was ended) is no reason to wake anybody.
+_XID_LEVELS = {"info": Level.OK, "warning": Level.WARNING, "critical": Level.CRITICAL}
+
+
 def judge_gpu(facts: GpuFacts, limits: Thresholds) -> Judgement:
     """The worst thing that holds of a GPU; `FINE` when nothing does."""
     found: list[Judgement] = []
-    if facts.state != "ok":
+    if facts.state == "released":
+        why = facts.unknown_reason or "released by the operator"
+        found.append(Judgement(level=Level.UNKNOWN, rule="released", why=why))
+    elif facts.state != "ok":
         why = facts.unknown_reason or facts.state.replace("_", " ")
         found.append(Judgement(level=Level.CRITICAL, rule="state", why=why))
     elif is_stale(facts.age_seconds, facts.interval_seconds):
         found.append(Judgement(level=Level.UNKNOWN, rule="stale", why="no readings: its source does not answer"))
-    if facts.xid:
-        found.append(Judgement(level=Level.CRITICAL, rule="xid", why=f"XID {facts.xid} error"))
+    if facts.xid and (level := _XID_LEVELS[xid(facts.xid).severity]) > Level.OK:
+        found.append(Judgement(level=level, rule="xid", why=f"XID {facts.xid}: {xid(facts.xid).words}"))
     if facts.ecc_uncorrected > 0:
         found.append(
             Judgement(level=Level.CRITICAL, rule="ecc", why=f"{facts.ecc_uncorrected} uncorrectable memory errors")

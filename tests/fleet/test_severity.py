@@ -81,9 +81,12 @@ def test_one_missed_poll_is_no_news_three_are():
     ("facts", "level", "why"),
     [
         ({}, Level.OK, ""),
-        ({"xid": 79}, Level.CRITICAL, "XID 79 error"),
+        ({"xid": 79}, Level.CRITICAL, "XID 79: the GPU has fallen off the bus"),
+        ({"xid": 94}, Level.WARNING, "XID 94: contained memory error: only the program that hit it is affected"),
+        ({"xid": 45}, Level.OK, ""),
         ({"ecc_uncorrected": 2}, Level.CRITICAL, "2 uncorrectable memory errors"),
         ({"state": "driver_unresponsive"}, Level.CRITICAL, "driver unresponsive"),
+        ({"state": "released"}, Level.UNKNOWN, "released by the operator"),
         ({"thermal_throttle": True, "temperature_celsius": 91.0}, Level.WARNING, "slowed by heat at 91 °C"),
         ({"temperature_celsius": 88.0}, Level.WARNING, "88 °C"),
         ({"remap_pending": True}, Level.WARNING, "row remapping pending: reset the GPU"),
