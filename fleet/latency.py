@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-QuantileState = Literal["ok", "beyond", "too_few", "no_traffic"]
+QuantileState = Literal["ok", "beyond", "too_few", "no_traffic", "mean_only", "different_buckets", "not_measured"]
 
 #: Fewer observations than this say nothing about any quantile, not even a median.
 FEWEST_OBSERVATIONS = 10
@@ -27,6 +27,8 @@ class Quantile:
     state "ok": `value` is interpolated and the true value lies in (lower, upper].
     state "beyond": it lies above the last finite bound: `value` is None, `lower` that bound, `upper` +Inf.
     state "too_few" or "no_traffic": no number; `count` says how many observations there were.
+    state "mean_only": the servers keep only sum and count. "different_buckets": several ladders without a common
+    bound. "not_measured": nobody exposes it.
     """
 
     q: float
@@ -143,6 +145,90 @@ def merge(increments: Iterable[Sequence[float]]) -> tuple[float, ...]:
     if len({len(row) for row in rows}) > 1:
         raise ValueError("histograms: different bucket layouts cannot be added, group them by bounds first")
     return tuple(math.fsum(column) for column in zip(*rows, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """Observations of a group of servers, each with a bucket ladder of its own, as one histogram.
+
+    bounds, increments: on the bounds that all ladders share, so counts stay exact and only the precision suffers.
+    Servers that keep sum and count only are in count and sum, not in the buckets. ladders: how many different ones.
+    """
+
+    bounds: tuple[float, ...]
+    increments: tuple[float, ...]
+    count: float
+    sum: float | None
+    ladders: int
+    mean_only_count: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of all observations; None without a sum or without observations."""
+        return None if self.sum is None or self.count <= 0.0 else self.sum / self.count
+
+    def quantile(self, q: float, *, fewest: int | None = None) -> Quantile:
+        """Quantile `q` (0-1) of the observations that were sorted into buckets."""
+        if self.ladders == 0:
+            state: QuantileState = "mean_only" if self.mean_only_count > 0.0 else "no_traffic"
+            return Quantile(q=q, state=state, count=self.mean_only_count)
+        bucketed = math.fsum(self.increments)
+        if len(self.bounds) < 2 and bucketed > 0.0:
+            return Quantile(q=q, state="different_buckets", count=bucketed)
+        return quantile_from_buckets(self.bounds, self.increments, q, fewest=fewest)
+
+    def slo_share(self, target: float) -> SloShare:
+        """Share of the bucketed observations at or below a target, as `slo_share` of their buckets."""
+        if self.ladders == 0:
+            return SloShare(target=target, count=0.0, lower=None, upper=None)
+        return slo_share(self.bounds, self.increments, target)
+
+
+def distribution(parts: Iterable[tuple[Sequence[float], Sequence[float], float | None]]) -> Distribution:
+    """One distribution out of (bounds, increments, sum) of many servers, which may have different ladders.
+
+    Ladders are merged on the bounds they share: cumulative counts at a shared bound are exact, so is their sum, while
+    adding buckets of different ladders is neither. One bound (+Inf) means that only a mean is kept.
+    Raises ValueError when a histogram is not usable.
+    """
+    by_bounds: dict[tuple[float, ...], list[float]] = {}
+    mean_only, total, known = 0.0, 0.0, True
+    for bounds, increments, observed in parts:
+        _check(bounds, increments)
+        count = math.fsum(increments)
+        if observed is not None:
+            total += observed
+        elif count > 0.0:
+            known = False
+        if len(bounds) == 1:
+            mean_only += count
+            continue
+        # Scaled bounds (ms to s) differ in the last digit from those written in seconds.
+        key = tuple(float(f"{bound:.12g}") for bound in bounds)
+        held = by_bounds.setdefault(key, [0.0] * len(key))
+        for place, value in enumerate(increments):
+            held[place] += value
+    # A ladder without observations must not cost the others their bounds.
+    filled = {bounds: held for bounds, held in by_bounds.items() if math.fsum(held) > 0.0} or dict(
+        list(by_bounds.items())[:1]
+    )
+    shared = sorted(set.intersection(*(set(bounds) for bounds in filled))) if filled else []
+    merged = [0.0] * len(shared)
+    for bounds, held in filled.items():
+        place = 0
+        for bound, value in zip(bounds, held, strict=True):
+            while shared[place] < bound:
+                place += 1
+            merged[place] += value
+    count = math.fsum(merged) + mean_only
+    return Distribution(
+        bounds=tuple(shared),
+        increments=tuple(merged),
+        count=count,
+        sum=total if known and count > 0.0 else None,
+        ladders=len(filled),
+        mean_only_count=mean_only,
+    )
 
 
 def _check(bounds: Sequence[float], increments: Sequence[float]) -> None:

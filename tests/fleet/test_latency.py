@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.latency import (
+    distribution,
     fewest_observations,
     mean_from_sum,
     merge,
@@ -137,3 +138,85 @@ def test_averaging_percentiles_would_lie_where_merging_does_not():
     merged = quantile_from_buckets(BOUNDS, merge([quick, slow]), 0.9)
     # 90, 95, 190 of 200 at or below 0.1, 0.5, 1.0: rank 180 is (180-95)/95 of the way through (0.5, 1.0]
     assert merged.value == pytest.approx(0.5 + 0.5 * 85 / 95)
+
+
+def test_different_ladders_are_merged_on_the_bounds_they_share():
+    """10 below 1 s, 10 in (1, 2], and of the other ladder 5 below 2 s, 5 beyond: 25 of 30 are at or below 2 s."""
+    found = distribution(
+        [
+            ((1.0, 2.0, math.inf), (10.0, 10.0, 0.0), 25.0),
+            ((0.5, 2.0, math.inf), (3.0, 2.0, 5.0), 30.0),
+        ]
+    )
+    assert found.bounds == (2.0, math.inf)
+    assert found.increments == (25.0, 5.0)
+    assert found.ladders == 2
+    assert found.mean == 55.0 / 30.0
+    assert found.slo_share(2.0).lower == found.slo_share(2.0).upper == 25 / 30
+    quantile = found.quantile(0.5)
+    assert (quantile.state, quantile.lower, quantile.upper) == ("ok", 0.0, 2.0)
+
+
+def test_ladders_without_a_common_bound_say_so_instead_of_a_number():
+    found = distribution([((1.0, math.inf), (30.0, 0.0), None), ((2.0, math.inf), (30.0, 0.0), None)])
+    assert found.quantile(0.5).state == "different_buckets"
+    assert found.quantile(0.5).count == 60.0
+    assert found.mean is None
+
+
+def test_an_idle_ladder_costs_the_busy_one_no_bound():
+    found = distribution([((1.0, 2.0, math.inf), (0.0, 30.0, 0.0), 45.0), ((7.0, math.inf), (0.0, 0.0), 0.0)])
+    assert found.bounds == (1.0, 2.0, math.inf)
+    assert found.quantile(0.5).value == 1.5
+
+
+def test_servers_that_keep_a_mean_only_count_in_the_mean_and_in_no_quantile():
+    only = distribution([((math.inf,), (40.0,), 20.0)])
+    assert only.quantile(0.95).state == "mean_only"
+    assert only.mean == 0.5
+    mixed = distribution([((math.inf,), (40.0,), 20.0), ((1.0, math.inf), (60.0, 0.0), 30.0)])
+    assert mixed.mean == 0.5
+    assert mixed.count == 100.0
+    assert mixed.quantile(0.5).count == 60.0
+
+
+def test_bounds_that_differ_by_a_rounding_error_are_one_bound():
+    found = distribution([((0.1 * 3, math.inf), (20.0, 0.0), None), ((0.3, math.inf), (20.0, 0.0), None)])
+    assert found.ladders == 1
+    assert found.increments == (40.0, 0.0)
+
+
+def test_nothing_at_all_is_no_traffic():
+    assert distribution([]).quantile(0.5).state == "no_traffic"
+    assert distribution([]).slo_share(1.0).lower is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sets(st.sampled_from([0.1, 0.25, 0.5, 1.0, 2.5, 5.0]), min_size=1),
+            st.lists(st.floats(0.01, 8.0), min_size=12, max_size=60),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_the_exact_quantile_of_the_raw_values_lies_in_the_interval_whatever_the_ladders(servers):
+    parts = []
+    for ladder, values in servers:
+        bounds = (*sorted(ladder), math.inf)
+        counts = [0.0] * len(bounds)
+        for value in values:
+            counts[next(place for place, bound in enumerate(bounds) if value <= bound)] += 1
+        parts.append((bounds, counts, math.fsum(values)))
+    everything = sorted(value for _, values in servers for value in values)
+    found = distribution(parts)
+    for q in (0.5, 0.9):
+        exact = everything[math.ceil(q * len(everything) - 1e-9) - 1]
+        quantile = found.quantile(q)
+        if quantile.state == "different_buckets":
+            continue
+        assert quantile.state in ("ok", "beyond")
+        assert quantile.lower is None or quantile.lower < exact or quantile.lower == 0.0
+        assert quantile.upper is not None
+        assert exact <= quantile.upper

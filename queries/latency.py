@@ -1,0 +1,291 @@
+"""Are users served in time? Rate, errors and durations by model, tenant or container; percentiles from summed buckets.
+
+Every percentile carries the two bounds it lies between, or a word for why there is none. Buckets are added first and
+asked after; different ladders meet on the bounds they share (`fleet.latency.distribution`). Gateways are rows of their
+own and in no sum: a server behind them counts the same requests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from fleet.latency import Distribution, Quantile, distribution
+from fleet.model import Scope, Window
+from queries.activity import Piece, pieces
+from queries.answer import Answer
+from queries.freshness import PROMETHEUS, answer
+from queries.resolution import grid, resolution, series_table
+from queries.scoping import Where, during, of_tenants
+from store import Store
+
+By = Literal["model", "tenant", "container", "fleet"]
+#: What a group is, as columns of both tables.
+GROUPS: Mapping[By, tuple[str, ...]] = {
+    "model": ("role", "server", "model"),
+    "tenant": ("role", "tenant"),
+    "container": ("role", "tenant", "container_key", "server", "model"),
+    "fleet": ("role",),
+}
+FIELDS = ("e2e_seconds", "ttft_seconds", "itl_seconds", "queue_seconds")
+QUANTILES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+_COUNTERS = ("requests", "errors", "prompt_tokens", "generation_tokens", "cached_tokens")
+_GAUGES = ("requests_waiting", "requests_running")
+
+Group = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Counters of a group per second (None = not told) and its gauges."""
+
+    rates: Mapping[str, float | None]
+    errors_ratio: float | None
+    gauges: Mapping[str, float | None]
+    requests: float | None
+    tenants: tuple[str, ...]
+
+
+def latency_table(store: Store, scope: Scope, window: Window, *, host: str | None = None, by: By = "model") -> Answer:
+    """One row per group, most requests first, gateways after servers.
+
+    Columns: role, server, model, tenant, container_key ("" where the group does not say), tenants (list), requests (in
+    the window), requests_per_second (over the whole window, as all rates), error_ratio, prompt_tokens_per_second,
+    generation_tokens_per_second,
+    cached_tokens_per_second, requests_waiting, requests_running (mean, added over endpoints), kv_cache_ratio (the
+    fullest), and for each of e2e, ttft, itl, queue: {x}_count, {x}_mean_seconds, {x}_ladders (how many different
+    bucket ladders), and for p50, p95, p99: {x}_{p}_seconds, {x}_{p}_lower, {x}_{p}_upper (NULL = open),
+    {x}_{p}_state (ok, beyond, too_few, no_traffic, mean_only, different_buckets, not_measured); {x}_before_seconds:
+    p95 of the period before; {x}_changed: whether the two p95 lie in intervals that do not touch (NULL = cannot say).
+    """
+    where = of_tenants(scope, host=host)
+    found = _distributions(store, where, window, by)
+    loads = _loads(store, where, window, by)
+    earlier = Window(start=window.start - (window.end - window.start), end=window.start)
+    before = _distributions(store, where, earlier, by)
+    names = GROUPS[by]
+    rows: list[dict[str, object]] = []
+    for group in sorted({group for group, _ in found} | loads.keys()):
+        load = loads.get(group)
+        row: dict[str, object] = dict.fromkeys(("role", "server", "model", "tenant", "container_key"), "")
+        row |= dict(zip(names, group, strict=True))
+        row["tenants"] = list(load.tenants) if load else []
+        row["requests"] = load.requests if load else None
+        for name in _COUNTERS:
+            if name != "errors":
+                row[f"{name}_per_second"] = load.rates[name] if load else None
+        row["error_ratio"] = load.errors_ratio if load else None
+        row |= {name: load.gauges[name] if load else None for name in (*_GAUGES, "kv_cache_ratio")}
+        for field in FIELDS:
+            row |= _cells(field.removesuffix("_seconds"), found.get((group, field)), before.get((group, field)))
+        rows.append(row)
+    rows.sort(key=lambda row: (row["role"] == "gateway", -float(str(row["requests"] or 0))))
+    return answer(store, scope, window, pa.Table.from_pylist(rows, schema=_table_schema()), PROMETHEUS)
+
+
+def _table_schema() -> pa.Schema:
+    columns: list[tuple[str, pa.DataType]] = [
+        (name, pa.string()) for name in ("role", "server", "model", "tenant", "container_key")
+    ]
+    columns.append(("tenants", pa.list_(pa.string())))
+    numbers = ["requests", *(f"{name}_per_second" for name in _COUNTERS if name != "errors"), "error_ratio"]
+    columns += [(name, pa.float64()) for name in (*numbers, *_GAUGES, "kv_cache_ratio")]
+    for field in FIELDS:
+        short = field.removesuffix("_seconds")
+        columns += [(f"{short}_count", pa.float64()), (f"{short}_mean_seconds", pa.float64())]
+        columns.append((f"{short}_ladders", pa.int64()))
+        for _, word in QUANTILES:
+            columns += [(f"{short}_{word}_{part}", pa.float64()) for part in ("seconds", "lower", "upper")]
+            columns.append((f"{short}_{word}_state", pa.string()))
+        columns += [(f"{short}_before_seconds", pa.float64()), (f"{short}_changed", pa.bool_())]
+    return pa.schema(columns)
+
+
+def _cells(short: str, now: Distribution | None, before: Distribution | None) -> dict[str, object]:
+    cells: dict[str, object] = {
+        f"{short}_count": now.count if now else None,
+        f"{short}_mean_seconds": now.mean if now else None,
+        f"{short}_ladders": now.ladders if now else 0,
+    }
+    for q, word in QUANTILES:
+        found = _quantile(now, q)
+        cells |= {
+            f"{short}_{word}_seconds": found.value,
+            f"{short}_{word}_lower": found.lower,
+            f"{short}_{word}_upper": _finite(found.upper),
+            f"{short}_{word}_state": found.state,
+        }
+    present, past = _quantile(now, 0.95), _quantile(before, 0.95)
+    return cells | {f"{short}_before_seconds": past.value, f"{short}_changed": _apart(past, present)}
+
+
+def _quantile(found: Distribution | None, q: float) -> Quantile:
+    return Quantile(q=q, state="not_measured", count=0.0) if found is None else found.quantile(q)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _apart(one: Quantile, other: Quantile) -> bool | None:
+    """Whether two quantiles surely differ: their intervals (lower, upper] have nothing in common."""
+    if one.lower is None or one.upper is None or other.lower is None or other.upper is None:
+        return None
+    return one.upper <= other.lower or other.upper <= one.lower
+
+
+def _conditions(where: Where, window: Window) -> list[tuple[Piece, Where]]:
+    """The tables and conditions that make up a window: samples, or hours with minutes at both ends."""
+    if resolution(window).raw:
+        return [(piece, during(where, window)) for piece in pieces(window)]
+    return [(piece, where.also(piece.time_sql)) for piece in pieces(window)]
+
+
+def _distributions(store: Store, where: Where, window: Window, by: By) -> dict[tuple[Group, str], Distribution]:
+    """Distribution of each field of each group."""
+    names = GROUPS[by]
+    key = ", ".join(names)
+    parts: dict[tuple[Group, str], list[tuple[Sequence[float], Sequence[float], float | None]]] = {}
+    for piece, asked in _conditions(where, window):
+        found = store.query(
+            f"SELECT {key}, field, bounds, {piece.tier.buckets} AS merged, sum(sum_increment) AS total"
+            f" FROM {piece.tier.table('histograms')} WHERE {asked.sql} AND field IN {FIELDS!r}"
+            f" GROUP BY {key}, field, bounds",
+            asked.parameters,
+        ).to_pylist()
+        for row in found:
+            group = tuple(str(row[name]) for name in names)
+            parts.setdefault((group, str(row["field"])), []).append((row["bounds"], row["merged"], row["total"]))
+    return {group: distribution(some) for group, some in parts.items()}
+
+
+def _loads(store: Store, where: Where, window: Window, by: By) -> dict[Group, _Load]:
+    names = GROUPS[by]
+    key = ", ".join(names)
+    sums = ", ".join(f"sum({name}) AS sum_{name}" for name in _COUNTERS)
+    totals: dict[Group, dict[str, list[float]]] = {}
+    tenants: dict[Group, set[str]] = {}
+    for piece, asked in _conditions(where, window):
+        tier = piece.tier
+        # Waiting x seconds, added over endpoints: two endpoints with 3 waiting each are 6 waiting.
+        gauges = ", ".join(
+            f"sum(toFloat64({name}) * interval_seconds) AS sum_{name}"
+            if tier.raw
+            else f"sum({name}_weighted) AS sum_{name}"
+            for name in _GAUGES
+        )
+        kv = "max(kv_cache_ratio)" if tier.raw else "max(kv_cache_ratio_max)"
+        found = store.query(
+            f"SELECT {key}, {sums}, {gauges}, {kv} AS fullest, groupUniqArray(tenant) AS owners"
+            f" FROM {tier.table('inference_samples')} WHERE {asked.sql} GROUP BY {key}",
+            asked.parameters,
+        ).to_pylist()
+        for row in found:
+            group = tuple(str(row[name]) for name in names)
+            held = totals.setdefault(group, {})
+            tenants.setdefault(group, set()).update(row["owners"])
+            for name in (*_COUNTERS, *_GAUGES):
+                if row[f"sum_{name}"] is not None:
+                    held.setdefault(name, []).append(row[f"sum_{name}"])
+            if row["fullest"] is not None:
+                held.setdefault("kv", []).append(row["fullest"])
+    seconds = window.seconds
+    loads: dict[Group, _Load] = {}
+    for group, held in totals.items():
+        known = {name: math.fsum(held[name]) if name in held else None for name in (*_COUNTERS, *_GAUGES)}
+        requests, errors = known["requests"], known["errors"]
+        loads[group] = _Load(
+            rates={name: None if known[name] is None else float(known[name] or 0.0) / seconds for name in _COUNTERS},
+            errors_ratio=None if errors is None or not requests else min(1.0, errors / requests),
+            gauges={name: None if known[name] is None else float(known[name] or 0.0) / seconds for name in _GAUGES}
+            | {"kv_cache_ratio": max(held["kv"]) if "kv" in held else None},
+            requests=requests,
+            tenants=tuple(sorted(tenants[group])),
+        )
+    return loads
+
+
+def latency_series(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, model: str | None = None,
+    field: str = "ttft_seconds",
+) -> Answer:  # fmt: skip
+    """Percentiles over time of all servers (of one model if given): t (epoch ms), count, mean_seconds, p50_seconds,
+    p95_seconds, p95_lower, p95_upper, p99_seconds. NULL where a point has too few observations or no common buckets.
+    """
+    tier = resolution(window, finest_seconds=60)
+    where = during(_of_model(of_tenants(scope, host=host), model), window, tier)
+    found = store.query(
+        f"SELECT {tier.bucket} AS bucket, bounds, {tier.buckets} AS merged, sum(sum_increment) AS total"
+        f" FROM {tier.table('histograms')} WHERE {where.sql} AND role = 'server' AND field = {{field:String}}"
+        " GROUP BY bucket, bounds",
+        {**where.parameters, "field": field},
+    ).to_pylist()
+    points = grid(window, tier.step_seconds)
+    place = {int(second): number for number, second in enumerate(points)}
+    parts: dict[int, list[tuple[Sequence[float], Sequence[float], float | None]]] = {}
+    for row in found:
+        number = place.get(int(row["bucket"]))
+        if number is not None:
+            parts.setdefault(number, []).append((row["bounds"], row["merged"], row["total"]))
+    names = ("count", "mean_seconds", "p50_seconds", "p95_seconds", "p95_lower", "p95_upper", "p99_seconds")
+    columns = {name: np.full(len(points), np.nan) for name in names}
+    for number, some in parts.items():
+        merged = distribution(some)
+        p50, p95, p99 = (merged.quantile(q) for q, _ in QUANTILES)
+        cells = {
+            "count": merged.count, "mean_seconds": merged.mean, "p50_seconds": p50.value, "p95_seconds": p95.value,
+            "p95_lower": p95.lower, "p95_upper": _finite(p95.upper), "p99_seconds": p99.value,
+        }  # fmt: skip
+        for name, value in cells.items():
+            if value is not None:
+                columns[name][number] = value
+    return answer(store, scope, window, series_table(window, tier.step_seconds, columns), PROMETHEUS)
+
+
+def latency_heatmap(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, model: str | None = None,
+    field: str = "ttft_seconds", points: int = 120,
+) -> Answer:  # fmt: skip
+    """Where the mass of the durations lies over time, on the ladder that most observations share: one row per point
+    and bucket, t (epoch ms), lower, upper (NULL = open), count, share (of all observations of the point).
+
+    `ladders` on every row says how many different ladders there were; the others are left out, not added.
+    """
+    tier = resolution(window, finest_seconds=60, most_points=points)
+    where = during(_of_model(of_tenants(scope, host=host), model), window, tier)
+    found = store.query(
+        f"SELECT {tier.bucket} AS bucket, bounds, {tier.buckets} AS merged FROM {tier.table('histograms')}"
+        f" WHERE {where.sql} AND role = 'server' AND field = {{field:String}} AND length(bounds) > 1"
+        " GROUP BY bucket, bounds ORDER BY bucket",
+        {**where.parameters, "field": field},
+    ).to_pylist()
+    weights: dict[tuple[float, ...], float] = {}
+    for row in found:
+        bounds = tuple(row["bounds"])
+        weights[bounds] = weights.get(bounds, 0.0) + math.fsum(row["merged"])
+    chosen = max(weights, key=lambda bounds: (weights[bounds], len(bounds), bounds), default=())
+    rows: list[dict[str, object]] = []
+    for row in found:
+        if tuple(row["bounds"]) != chosen:
+            continue
+        count = math.fsum(row["merged"])
+        for lower, upper, value in zip((0.0, *chosen[:-1]), chosen, row["merged"], strict=True):
+            cell: dict[str, object] = {
+                "t": int(row["bucket"]) * 1000.0, "lower": lower, "upper": _finite(upper), "count": value,
+                "share": value / count if count else None, "ladders": len(weights),
+            }  # fmt: skip
+            rows.append(cell)
+    schema = pa.schema(
+        [("t", pa.float64()), ("lower", pa.float64()), ("upper", pa.float64()), ("count", pa.float64()),
+         ("share", pa.float64()), ("ladders", pa.int64())]
+    )  # fmt: skip
+    return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), PROMETHEUS)
+
+
+def _of_model(where: Where, model: str | None) -> Where:
+    return where if model is None else where.also("model = {model:String}", model=model)

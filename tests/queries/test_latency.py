@@ -1,0 +1,124 @@
+"""Percentiles of a small fleet, worked by hand, from every tier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fleet.model import Batch, Histogram, InferenceSample, Row, Window
+from queries.latency import latency_heatmap, latency_series, latency_table
+from store import Store
+from tests.queries.three_tenants import EVERYONE
+from tests.store.stores import KINDS, store_of_kind
+
+END = datetime(2026, 11, 21, 15, 0, tzinfo=UTC)
+FINE, COARSE, MEAN = (0.1, 0.5, 1.0, math.inf), (0.5, 2.0, math.inf), (math.inf,)
+
+
+def _rows(minute: int) -> Iterator[Row]:
+    at = END - timedelta(minutes=minute)
+    slow = minute < 30  # the last half hour
+    for key, tenant, server, role, bounds, counts in (
+        ("h:a", "acme", "vllm", "server", FINE, (0, 0, 10, 0) if slow else (0, 10, 0, 0)),
+        ("h:b", "beta", "vllm", "server", COARSE, (5, 5, 0)),
+        ("h:c", "acme", "triton", "server", MEAN, (10,)),
+        ("h:gate", "acme", "litellm", "gateway", FINE, (0, 0, 0, 20)),
+    ):
+        who = {"at": at, "host": "h", "tenant": tenant, "container_key": key, "container_id": key, "endpoint": key,
+               "server": server, "model": "m", "interval_seconds": 60.0, "role": role}  # fmt: skip
+        count = float(sum(counts))
+        yield InferenceSample(
+            **who, prometheus="p", up=True, requests=count, errors=count / 10, requests_waiting=3.0, kv_cache_ratio=0.5
+        )
+        yield Histogram(
+            **who, field="ttft_seconds", bounds=bounds, increments=tuple(map(float, counts)), sum_increment=count * 0.4
+        )
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with store_of_kind(request.param, tmp_path_factory.mktemp("served")) as store:
+        rows = tuple(row for minute in range(60 * 10) for row in _rows(minute))
+        store.append(Batch(token="ten hours", rows=rows))
+        yield store
+
+
+def _by(served: Store, window: Window, by: str) -> dict[tuple[str, ...], dict[str, object]]:
+    rows = latency_table(served, EVERYONE, window, by=by).rows.to_pylist()  # type: ignore[arg-type]
+    return {(row["role"], row["server"], row["tenant"], row["container_key"]): row for row in rows}
+
+
+HALF_HOUR = Window(start=END - timedelta(minutes=30), end=END)
+
+
+def test_a_percentile_lies_between_the_bounds_that_all_ladders_share(served: Store):
+    """300 of h:a in (0.5, 1], h:b 150 below 0.5 and 150 in (0.5, 2]: on the shared bound 0.5 the median lies above."""
+    row = _by(served, HALF_HOUR, "model")["server", "vllm", "", ""]
+    assert row["ttft_ladders"] == 2
+    assert row["ttft_count"] == 600
+    assert row["ttft_p50_state"] == "beyond"
+    assert row["ttft_p50_lower"] == 0.5
+    assert row["ttft_p50_upper"] is None
+    assert row["tenants"] == ["acme", "beta"]
+
+
+def test_each_state_has_its_word(served: Store):
+    rows = _by(served, HALF_HOUR, "container")
+    mine = rows["server", "vllm", "acme", "h:a"]
+    assert (mine["ttft_p95_state"], mine["ttft_p95_lower"], mine["ttft_p95_upper"]) == ("ok", 0.5, 1.0)
+    assert mine["ttft_p95_seconds"] == pytest.approx(0.975)
+    assert rows["server", "triton", "acme", "h:c"]["ttft_p95_state"] == "mean_only"
+    assert rows["server", "triton", "acme", "h:c"]["ttft_mean_seconds"] == pytest.approx(0.4)
+    gate = rows["gateway", "litellm", "acme", "h:gate"]
+    assert (gate["ttft_p95_state"], gate["ttft_p95_lower"]) == ("beyond", 1.0)
+    assert mine["e2e_p95_state"] == "not_measured"
+    few = _by(served, Window(start=END - timedelta(minutes=1), end=END), "container")
+    assert few["server", "vllm", "acme", "h:a"]["ttft_p99_state"] == "too_few"
+
+
+def test_a_change_is_told_when_the_intervals_do_not_touch(served: Store):
+    """Half an hour ago h:a answered in (0.1, 0.5], now in (0.5, 1]: surely slower. h:b is as it was."""
+    rows = _by(served, HALF_HOUR, "container")
+    assert rows["server", "vllm", "acme", "h:a"]["ttft_changed"] is True
+    assert rows["server", "vllm", "acme", "h:a"]["ttft_before_seconds"] == pytest.approx(0.48)
+    assert rows["server", "vllm", "beta", "h:b"]["ttft_changed"] is False
+    assert rows["server", "triton", "acme", "h:c"]["ttft_changed"] is None
+
+
+def test_gateways_stand_apart_and_in_no_sum(served: Store):
+    rows = _by(served, HALF_HOUR, "fleet")
+    assert rows["server", "", "", ""]["requests"] == 900
+    assert rows["gateway", "", "", ""]["requests"] == 600
+    assert rows["server", "", "", ""]["requests_per_second"] == pytest.approx(0.5)
+    assert rows["server", "", "", ""]["error_ratio"] == pytest.approx(0.1)
+    assert rows["server", "", "", ""]["requests_waiting"] == pytest.approx(9.0)
+    assert rows["server", "", "", ""]["kv_cache_ratio"] == 0.5
+
+
+def test_samples_minutes_and_hours_tell_the_same(served: Store):
+    """Nine hours end at an hour: the hours answer; the same rows counted in samples give the same distribution."""
+    long = Window(start=END - timedelta(hours=9), end=END)
+    row = _by(served, long, "container")["server", "vllm", "acme", "h:a"]
+    assert row["requests"] == 9 * 60 * 10
+    # 30 of the 540 minutes are slow; the row stamped 06:00:00 belongs to the minute and hour that begin then.
+    assert row["ttft_count"] == 9 * 60 * 10
+    assert (row["ttft_p95_lower"], row["ttft_p95_upper"]) in (((0.1, 0.5)), ((0.5, 1.0)))
+    assert row["ttft_p99_lower"] == 0.5
+
+
+def test_the_series_and_the_heatmap_show_when_it_became_slow(served: Store):
+    hour = Window(start=END - timedelta(hours=1), end=END)
+    rows = latency_series(served, EVERYONE, hour, model="m").rows.to_pylist()
+    known = [row for row in rows if row["count"]]
+    # Only ladders differ in a point: the shared bound 0.5 is all that can be said of both.
+    assert {row["p95_lower"] for row in known} <= {0.0, 0.5}
+    cells = latency_heatmap(served, EVERYONE, hour).rows.to_pylist()
+    assert {cell["ladders"] for cell in cells} == {2}
+    early = [cell for cell in cells if cell["t"] < (END - timedelta(minutes=31)).timestamp() * 1000]
+    late = [cell for cell in cells if cell["t"] > (END - timedelta(minutes=29)).timestamp() * 1000]
+    assert {cell["upper"] for cell in early if cell["count"]} == {0.5}
+    assert {cell["upper"] for cell in late if cell["count"]} == {1.0}
+    assert all(cell["share"] == 1.0 for cell in late if cell["count"])
