@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,12 @@ from queries.newest import gpu_names
 from queries.parts import device_parts
 from queries.resolution import grid, nullable, on_grid, resolution, series_table
 from queries.scoping import during, of_tenants
+from queries.sharing import shared_for
 from store import Store
 
 SPARK_POINTS = 60
+#: Trends in a table are read again so often.
+_SPARK_SECONDS = 30.0
 _TIME = pa.timestamp("ms", tz="UTC")
 
 #: Columns of the live table: name, type, value of one container. Docstring of `container_table` names units.
@@ -82,6 +85,7 @@ def container_table(
     text: str | None = None,
     level: int | None = None,
     limit: int = 2000,
+    trends: bool = True,
     limits: Thresholds | None = None,
 ) -> Answer:
     """Containers by severity, then name; at most `limit`.
@@ -94,15 +98,22 @@ def container_table(
     no_traffic, not_measured), restarts (last hour), started_at, cpu_spark and sm_spark (60 points over the window,
     NULL where unseen; CPU as share of its own peak 0-1, SM as ratio 0-1).
     Filters: image and text match anywhere, case ignored; text looks at name, tenant, image, host and team.
-    level: this severity or worse.
+    level: this severity or worse. trends False: the sparklines, most of the cost, are not read and are all NULL.
     """
     found = live_containers(store, scope, window, host=host, limits=limits)
     found = [c for c in found if _matches(c, image=image, state=state, text=text, level=level)][:limit]
     rows = live_table(found)
-    keys = {c.key for c in found}
-    for column, values in _sparks(store, scope, window, host, keys).items():
+    # All containers' trends are read in one go, which costs no more than ten; until the next round time they hold.
+    start, end = _round(window.start), _round(window.end)
+    sparks = _sparks(store, scope, Window(start=start, end=end), host) if found and start < end else {}
+    for column in ("cpu_spark", "sm_spark"):
+        values = sparks.get(column, {})
         rows = rows.append_column(column, pa.array([values.get(c.key) for c in found], type=pa.list_(pa.float32())))
     return answer(store, scope, window, rows, EVERYTHING)
+
+
+def _round(moment: datetime) -> datetime:
+    return datetime.fromtimestamp(moment.timestamp() // _SPARK_SECONDS * _SPARK_SECONDS, UTC)
 
 
 def _matches(
@@ -120,14 +131,11 @@ def _matches(
     return any(text.lower() in str(place).lower() for place in places)
 
 
-def _sparks(
-    store: Store, scope: Scope, window: Window, host: str | None, keys: set[str]
-) -> dict[str, dict[str, list[float | None]]]:
+@shared_for(_SPARK_SECONDS)
+def _sparks(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, dict[str, list[float | None]]]:
     tier = resolution(window, finest_seconds=15, most_points=SPARK_POINTS)
     where = during(of_tenants(scope, host=host), window, tier)
     sparks: dict[str, dict[str, list[float | None]]] = {"cpu_spark": {}, "sm_spark": {}}
-    if not keys:
-        return sparks
     for column, table, expression in (
         ("cpu_spark", "container_samples", tier.rate("cpu_seconds")),
         ("sm_spark", "container_gpu_samples", tier.mean("sm_ratio")),
@@ -138,8 +146,6 @@ def _sparks(
             where.parameters,
         )
         for key, series in on_grid(found, window, tier.step_seconds, ("container_key",)).items():
-            if key[0] not in keys:
-                continue
             values = series["value"]
             peak = np.nanmax(values) if column == "cpu_spark" and not np.isnan(values).all() else 1.0
             scaled = values / peak if peak > 0 else values

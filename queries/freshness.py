@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import pyarrow as pa
 
 from fleet.model import Gap, Reason, Scope, Window
 from fleet.severity import span_words
 from queries.answer import Answer
-from queries.resolution import epoch_ms
-from queries.scoping import Where, during
+from queries.polls import last_failures, polls
 from queries.sharing import shared
 from store import Store
 
@@ -39,50 +38,35 @@ def answer(
     """
     if scope.tenants is not None and not scope.tenants:
         return Answer(rows=rows, as_of=None, coverage=None)
-    runs = [run for run in _runs(store, window) if run["source"] in sources and run["newest_state"] != "absent"]
+    runs = [run for run in polls(store, window, MEMORY) if run.source in sources and run.state != "absent"]
+    failures: dict[tuple[str, str], tuple[str, str]] = {}
+    if any(run.good_seconds < 0.999 * run.tried_seconds for run in runs):
+        failures = _failures(store, window)
     # Time before a source's first run is not a gap: the product was not installed yet. Time after its last one is.
     expected, good = 0.0, 0.0
     gaps: dict[Gap, None] = {}  # in order, each once: a limited scope is not told how many targets there are
     for run in runs:
-        due = max(1.0, window.end.timestamp() - max(window.start.timestamp(), run["first_ms"] / 1000))
+        due = max(1.0, window.end.timestamp() - max(window.start.timestamp(), run.first_ms / 1000))
         expected += due
-        good += min(run["good_seconds"], due)
-        subject = f"{run['source']} {run['target']}" if scope.tenants is None else run["source"]
-        if run["good_seconds"] < 0.999 * run["tried_seconds"]:
-            reason = cast("Reason", run["failed_reason"]) if run["failed_reason"] in _REASONS else "unreachable"
-            detail = run["failed_error"] if scope.tenants is None else "did not answer"
-            gaps[Gap(subject=subject, reason=reason, detail=detail)] = None
-        silent = due - run["tried_seconds"]
+        good += min(run.good_seconds, due)
+        subject = f"{run.source} {run.target}" if scope.tenants is None else run.source
+        if run.good_seconds < 0.999 * run.tried_seconds:
+            why, words = failures.get((run.source, run.target), ("", ""))
+            reason = cast("Reason", why) if why in _REASONS else "unreachable"
+            gaps[Gap(subject=subject, reason=reason, detail=words if scope.tenants is None else "did not answer")] = (
+                None
+            )
+        silent = due - run.tried_seconds
         # Polls that come late by a little are no gap; three missed ones are (the rule of fleet.severity.is_stale).
-        if silent > max(0.01 * due, 15.0, 3.0 * run["step"]):
+        if silent > max(0.01 * due, 15.0, 3.0 * run.step_seconds):
             detail = f"not polled for {span_words(silent)}" if scope.tenants is None else "did not answer"
             gaps[Gap(subject=subject, reason="stale", detail=detail)] = None
-    newest = max((run["good_ms"] for run in runs), default=0)
+    newest = max((run.good_ms for run in runs), default=0)
     if as_of is None and newest > 0:
         as_of = datetime.fromtimestamp(newest / 1000, tz=window.end.tzinfo)
     return Answer(rows=rows, as_of=as_of, coverage=min(1.0, good / expected) if expected else None, gaps=tuple(gaps))
 
 
 @shared
-def _runs(store: Store, window: Window) -> list[dict[str, Any]]:
-    """What each source and target did in the window, for those that ran in it or in the day before.
-
-    Every answer of a page rests on the same rows, so they are read once for all of them.
-    """
-    # From a day before: a source that fell silent before the window began has no run in it, and is a gap all the same.
-    seen = during(Where("1"), Window(start=window.start - MEMORY, end=window.end))
-    inside = "at > fromUnixTimestamp64Milli({inside_start:Int64}, 'UTC')"
-    return store.query(
-        f"""
-        SELECT source, target,
-            sumIf(toFloat64(interval_seconds), state != 'failed' AND {inside}) AS good_seconds,
-            sumIf(toFloat64(interval_seconds), {inside}) AS tried_seconds,
-            argMax(interval_seconds, at) AS step,
-            toUnixTimestamp64Milli(maxIf(at, state != 'failed')) AS good_ms,
-            toUnixTimestamp64Milli(min(at)) - toInt64(any(interval_seconds) * 1000) AS first_ms,
-            argMax(state, at) AS newest_state, argMaxIf(reason, at, state = 'failed' AND {inside}) AS failed_reason,
-            argMaxIf(error, at, state = 'failed' AND {inside}) AS failed_error
-        FROM source_runs WHERE {seen.sql} GROUP BY source, target ORDER BY source, target
-        """,
-        {**seen.parameters, "inside_start": epoch_ms(window.start)},
-    ).to_pylist()
+def _failures(store: Store, window: Window) -> dict[tuple[str, str], tuple[str, str]]:
+    return last_failures(store, window)

@@ -1,7 +1,8 @@
 """How long containers have held GPUs without using them, looking back a month.
 
 The hours tell in which few hours a container can have been busy last; only those are then read to the minute. Reading a
-month of minutes for every idle holder took a quarter of a second each time a page was drawn.
+month of minutes for every idle holder took a quarter of a second each time a page was drawn. What was up to a round
+time a few minutes ago is kept, and only the minutes since are read again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from datetime import datetime, timedelta
 
 from fleet.model import Window
 from queries.resolution import Resolution, moment
-from queries.scoping import Where, during
+from queries.scoping import Where, during, since_minute
+from queries.sharing import KEPT_SECONDS, Frozen, frozen, round_time_before, shared_for, thawed
 from store import Store
 
 #: An idle holder is followed back so far; one that is idle for longer is told as idle since then.
 LOOK_BACK = timedelta(days=30)
+_RAW = Resolution(suffix="", step_seconds=60)
 _MINUTES = Resolution(suffix="_1m", step_seconds=60)
 _HOURS = Resolution(suffix="_1h", step_seconds=3600)
 _HOUR_SECONDS = 3600
@@ -41,29 +44,57 @@ def idleness(
     """
     if not held:
         return {}
-    span = Window(start=window.end - LOOK_BACK, end=window.end)
-    own = where.also("container_key IN {quiet:Array(String)}", quiet=list(held))
+    keys = tuple(sorted(held))
+    cut = round_time_before(window.end)
+    before = _up_to(store, where.sql, frozen(where.parameters), keys, cut, idle_sm_ratio)
+    own = where.also("container_key IN {quiet:Array(String)}", quiet=list(keys))
+    after = _minutes(store, during(own, since_minute(cut, window)), _RAW, idle_sm_ratio)
+    found: dict[str, Idleness] = {}
+    for key in keys:
+        since, peak = before.get(key, (0, None))
+        busy, first, newer = after.get(key, (0, 0, None))
+        if busy or not since:
+            since, peak = busy or first, newer
+        elif newer is not None:
+            peak = newer if peak is None else max(peak, newer)
+        if begin := moment(since):
+            seconds = (window.end - begin).total_seconds()
+            found[key] = Idleness(gpus=held[key], seconds=seconds, peak_ratio=peak, since=begin)
+    return found
+
+
+def _minutes(
+    store: Store, where: Where, tier: Resolution, idle_sm_ratio: float
+) -> dict[str, tuple[int, int, float | None]]:
+    """Per container: the last busy minute (0 = none), the first one, and the highest share after the busy one."""
+    rows = store.query(
+        f"""
+        SELECT container_key, last_busy, first_seen, top FROM (SELECT container_key,
+            toUnixTimestamp(maxIf(point, mean >= {{idle:Float64}})) AS last_busy,
+            toUnixTimestamp(min(point)) AS first_seen,
+            groupArray((toUnixTimestamp(point), peak)) AS peaks, if(last_busy = 0, first_seen, last_busy) AS begin,
+            arrayReduce('max', arrayMap(p -> p.2, arrayFilter(p -> p.1 > begin, peaks))) AS top
+        FROM ({_points(tier, where)}) GROUP BY container_key)
+        """,
+        {**where.parameters, "idle": idle_sm_ratio},
+    ).to_pylist()
+    return {row["container_key"]: (row["last_busy"], row["first_seen"], row["top"]) for row in rows}
+
+
+@shared_for(KEPT_SECONDS)
+def _up_to(
+    store: Store, sql: str, parameters: Frozen, keys: tuple[str, ...], cut: datetime, idle_sm_ratio: float
+) -> dict[str, tuple[int, float | None]]:
+    """Per container: idle since (epoch seconds) and the highest SM share since then, as it stood at `cut`."""
+    own = Where(sql, thawed(parameters)).also("container_key IN {quiet:Array(String)}", quiet=list(keys))
+    span = Window(start=cut - LOOK_BACK, end=cut)
     hours = _hours_to_look_into(store, own, span, idle_sm_ratio)
     if not hours:
         return {}
-    chosen = _in_hours(during(own, span, _MINUTES), hours)
-    rows = store.query(
-        f"""
-        SELECT container_key, toUnixTimestamp(maxIf(point, mean >= {{idle:Float64}})) AS last_busy,
-            toUnixTimestamp(min(point)) AS first_seen
-        FROM ({_points(_MINUTES, chosen)}) GROUP BY container_key
-        """,
-        {**chosen.parameters, "idle": idle_sm_ratio},
-    ).to_pylist()
-    since = {row["container_key"]: row["last_busy"] or row["first_seen"] for row in rows}
-    peaks = _peaks(store, own, window, since)
-    return {
-        key: Idleness(
-            gpus=held[key], seconds=window.end.timestamp() - begin, peak_ratio=peaks.get(key),
-            since=moment(begin) or window.end,
-        )
-        for key, begin in since.items()
-    }  # fmt: skip
+    found = _minutes(store, _in_hours(during(own, span, _MINUTES), hours), _MINUTES, idle_sm_ratio)
+    since = {key: busy or first for key, (busy, first, _) in found.items()}
+    peaks = _peaks(store, own, Window(start=span.start, end=cut), since)
+    return {key: (begin, peaks.get(key)) for key, begin in since.items()}
 
 
 def _in_hours(where: Where, hours: set[int]) -> Where:
@@ -74,8 +105,9 @@ def _in_hours(where: Where, hours: set[int]) -> Where:
 
 def _points(tier: Resolution, where: Where) -> str:
     # A rollup's rows of one point may be unmerged: one row of them is no point.
+    point = "toStartOfMinute(at)" if tier.raw else "at"
     return (
-        f"SELECT container_key, at AS point, {tier.mean('sm_ratio')} AS mean, {tier.peak('sm_ratio')} AS peak"
+        f"SELECT container_key, {point} AS point, {tier.mean('sm_ratio')} AS mean, {tier.peak('sm_ratio')} AS peak"
         f" FROM {tier.table('container_gpu_samples')} WHERE {where.sql} GROUP BY container_key, gpu_uuid, point"
     )
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from fleet.latency import Quantile, quantile_from_buckets
 from fleet.model import Scope, Window
 from fleet.severity import FINE, ContainerFacts, Judgement, Level, Thresholds, judge_container
 from queries.idleness import Idleness, idleness
-from queries.newest import Rows, gpu_names, newest_samples, newest_shares
+from queries.newest import Rows, gpu_names, newest_inference, newest_samples, newest_shares, newest_ttft
 from queries.resolution import epoch_ms
-from queries.scoping import Where, during, last, of_tenants
+from queries.scoping import Where, during, of_tenants
 from queries.sharing import shared
 from queries.since import beyond_since
 from store import Store
-
-#: Span of "now" for rates and percentiles: short enough to see a spike, long enough for 20 requests.
-NOW = timedelta(minutes=5)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,8 +73,8 @@ def live_containers(
         return []
     _samples(newest_samples(store, scope, window, host=host), window, found)
     _gpus(newest_shares(store, scope, window, host=host), gpu_names(store), found)
-    _inference(store, where, window, found)
-    _ttft(store, where, window, found)
+    _inference(newest_inference(store, scope, window, host=host), found)
+    _ttft(newest_ttft(store, scope, window, host=host), found)
     thresholds = limits or Thresholds()
     idle = _idle(store, where, window, found, thresholds)
     for container in found.values():
@@ -156,44 +153,43 @@ def _gpus(shares: Iterable[Mapping[str, Any]], names: Rows, found: dict[str, Liv
         )
 
 
-def _inference(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
-    recent = during(where.also("container_key != ''"), last(window, NOW))
-    rows = store.query(
-        f"""
-        SELECT container_key, sum(requests_rate) AS requests_per_second, sum(tokens_rate) AS tokens_per_second,
-            sum(failed) / nullIf(sum(asked), 0) AS error_ratio, min(up) AS up
-        FROM (
-            SELECT container_key, endpoint, model, argMax(up, at) AS up,
-                sum(requests) / nullIf(sumIf(toFloat64(interval_seconds), isNotNull(requests)), 0) AS requests_rate,
-                sum(generation_tokens) / nullIf(sumIf(toFloat64(interval_seconds), isNotNull(generation_tokens)), 0)
-                    AS tokens_rate,
-                sum(errors) AS failed, sum(requests) AS asked
-            FROM inference_samples WHERE {recent.sql} GROUP BY container_key, endpoint, model
-        ) GROUP BY container_key
-        """,
-        recent.parameters,
-    ).to_pylist()
+def _inference(rows: Rows, found: dict[str, LiveContainer]) -> None:
+    """One number for each endpoint and model first: one that two Prometheus servers scrape is not two."""
+    served: dict[str, dict[tuple[object, object], list[Mapping[str, Any]]]] = {}
     for row in rows:
-        if container := found.get(row["container_key"]):
-            container.requests_per_second = row["requests_per_second"]
-            container.tokens_per_second = row["tokens_per_second"]
-            container.error_ratio = row["error_ratio"]
-            container.endpoint_up = bool(row["up"])
+        one = served.setdefault(str(row["container_key"]), {})
+        one.setdefault((row["endpoint"], row["model"]), []).append(row)
+    for key, endpoints in served.items():
+        container = found.get(key)
+        if container is None:
+            continue
+        seen = endpoints.values()
+        container.requests_per_second = _known_sum(_ratio(each, "asked", "asked_seconds") for each in seen)
+        container.tokens_per_second = _known_sum(_ratio(each, "tokens", "tokens_seconds") for each in seen)
+        container.error_ratio = _ratio([row for each in seen for row in each], "failed", "asked")
+        container.endpoint_up = all(max(each, key=lambda row: row["newest_ms"])["is_up"] for each in seen)
 
 
-def _ttft(store: Store, where: Where, window: Window, found: dict[str, LiveContainer]) -> None:
-    recent = during(where.also("field = 'ttft_seconds' AND container_key != ''"), last(window, NOW))
-    rows = store.query(
-        f"""
-        SELECT container_key, bounds, sumForEach(increments) AS merged
-        FROM histograms WHERE {recent.sql} GROUP BY container_key, bounds
-        ORDER BY container_key, arraySum(merged) DESC LIMIT 1 BY container_key
-        """,
-        recent.parameters,
-    ).to_pylist()
-    for row in rows:
-        if container := found.get(row["container_key"]):
-            container.ttft = quantile_from_buckets(row["bounds"], row["merged"], 0.95)
+def _ratio(rows: Iterable[Mapping[str, Any]], upper: str, lower: str) -> float | None:
+    rows = list(rows)
+    top, bottom = _known_sum(row[upper] for row in rows), _known_sum(row[lower] for row in rows)
+    return None if top is None or not bottom else top / bottom
+
+
+def _known_sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _ttft(rows: Rows, found: dict[str, LiveContainer]) -> None:
+    told: set[object] = set()
+    for row in rows:  # the ladder of bounds with the most requests first, and it speaks for the container
+        container = found.get(str(row["container_key"]))
+        if container is not None and row["container_key"] not in told:
+            told.add(row["container_key"])
+            container.ttft = quantile_from_buckets(
+                cast("list[float]", row["bounds"]), cast("list[float]", row["merged"]), 0.95
+            )
 
 
 def _idle(

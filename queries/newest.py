@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from fleet.model import Scope, Window
-from queries.resolution import Resolution
+from queries.resolution import Resolution, epoch_ms
 from queries.scoping import Where, during, last, of_gpus, of_tenants
 from queries.sharing import shared
 from store import Store
@@ -20,6 +20,8 @@ from store import Store
 RECENT = timedelta(minutes=10)
 #: Restarts, kills and errors are trouble of now for this long, whatever range is looked at: last week's are history.
 COUNTED = timedelta(hours=1)
+#: Span of "now" for rates and percentiles: short enough to see a spike, long enough for 20 requests.
+NOW = timedelta(minutes=5)
 #: Beyond so many moments their list is longer than what it saves, and as a parameter too long for a URL.
 _MOST_MOMENTS = 100
 _RAW = Resolution(suffix="", step_seconds=1)
@@ -40,22 +42,26 @@ def _at(where: Where, newest: Iterable[object]) -> Where:
 def newest_samples(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Rows:
     """Per container that was polled in the last hour: its newest sample of the last minutes, and its counts.
 
-    Columns: container_key, restarts and oom_kills (last hour), throttled_ratio (last minutes), and of the newest
-    sample: newest (None, as all that follow, when it is older than `RECENT`), step, state, health, unknown_reason,
-    cpu_cores, cpu_limit_cores, memory_bytes, memory_limit_bytes.
+    Columns: container_key, host, restarts and oom_kills (last hour), throttled_ratio (last minutes), own_seconds and
+    mean_cpu_cores (observed time of the last 5 minutes, and the mean over it), and of the newest sample: newest (None,
+    as all that follow, when it is older than `RECENT`), step, state, health, unknown_reason, cpu_cores,
+    cpu_limit_cores, memory_bytes, memory_limit_bytes.
     """
     where = of_tenants(scope, host=host)
     counted = during(where, last(window, COUNTED))
-    recent_start = {"recent_start": round((window.end - RECENT).timestamp() * 1000)}
-    now = "at > fromUnixTimestamp64Milli({recent_start:Int64}, 'UTC')"
+    starts = {"recent_start": epoch_ms(window.end - RECENT), "now_start": epoch_ms(window.end - NOW)}
+    recently, now = (f"at > fromUnixTimestamp64Milli({{{name}:Int64}}, 'UTC')" for name in starts)
     counts = store.query(
         f"""
-        SELECT container_key, toUnixTimestamp64Milli(maxIf(at, {now})) AS newest_ms, sum(restarts) AS restarted,
-            sum(oom_kills) AS killed,
-            sumIf(cpu_throttled_periods, {now}) / nullIf(sumIf(cpu_periods, {now}), 0) AS throttled_ratio
+        SELECT container_key, any(host) AS polled_host, toUnixTimestamp64Milli(maxIf(at, {recently})) AS newest_ms,
+            sum(restarts) AS restarted, sum(oom_kills) AS killed,
+            sumIf(cpu_throttled_periods, {recently}) / nullIf(sumIf(cpu_periods, {recently}), 0) AS throttled_ratio,
+            sumIf(toFloat64(interval_seconds), {now}) AS own_seconds,
+            sumIf(cpu_seconds, {now}) / nullIf(sumIf(toFloat64(interval_seconds), {now} AND isNotNull(cpu_seconds)), 0)
+                AS mean_cpu_cores
         FROM container_samples WHERE {counted.sql} GROUP BY container_key
         """,
-        {**counted.parameters, **recent_start},
+        {**counted.parameters, **starts},
     ).to_pylist()
     seen = [row["newest_ms"] for row in counts if row["newest_ms"] > 0]
     found: dict[object, dict[str, object]] = {}
@@ -74,6 +80,7 @@ def newest_samples(store: Store, scope: Scope, window: Window, *, host: str | No
     return [
         {
             "newest": None, **found.get(row["container_key"], {}), "container_key": row["container_key"],
+            "host": row["polled_host"], "own_seconds": row["own_seconds"], "mean_cpu_cores": row["mean_cpu_cores"],
             "restarts": int(row["restarted"] or 0), "oom_kills": int(row["killed"] or 0),
             "throttled_ratio": row["throttled_ratio"],
         }
@@ -138,6 +145,37 @@ def newest_shares(store: Store, scope: Scope, window: Window, *, host: str | Non
         ORDER BY container_key, gpu_uuid
         """,
         recent.parameters,
+    ).to_pylist()
+
+
+@shared
+def newest_inference(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Rows:
+    """What every model server did in the last 5 minutes, as each Prometheus server saw it.
+
+    Columns: prometheus, container_key ("" = not joined), endpoint, model, newest_ms, is_up, own_seconds (observed),
+    asked, asked_seconds (requests, and the time in which they were known), tokens, tokens_seconds, failed.
+    """
+    now = during(of_tenants(scope, host=host), last(window, NOW))
+    return store.query(
+        f"""
+        SELECT prometheus, container_key, endpoint, model, toUnixTimestamp64Milli(max(at)) AS newest_ms,
+            argMax(up, at) AS is_up, sum(toFloat64(interval_seconds)) AS own_seconds, sum(requests) AS asked,
+            sumIf(toFloat64(interval_seconds), isNotNull(requests)) AS asked_seconds, sum(generation_tokens) AS tokens,
+            sumIf(toFloat64(interval_seconds), isNotNull(generation_tokens)) AS tokens_seconds, sum(errors) AS failed
+        FROM inference_samples WHERE {now.sql} GROUP BY prometheus, container_key, endpoint, model
+        """,
+        now.parameters,
+    ).to_pylist()
+
+
+@shared
+def newest_ttft(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Rows:
+    """Buckets of the time to first token of the last 5 minutes: container_key ("" = not joined), bounds, merged."""
+    now = during(of_tenants(scope, host=host).also("field = 'ttft_seconds'"), last(window, NOW))
+    return store.query(
+        f"SELECT container_key, bounds, sumForEach(increments) AS merged FROM histograms WHERE {now.sql}"
+        " GROUP BY container_key, bounds ORDER BY container_key, arraySum(merged) DESC, bounds",
+        now.parameters,
     ).to_pylist()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +17,18 @@ from queries.answer import Answer
 from queries.containers import live_table
 from queries.freshness import EVERYTHING, NVML, answer
 from queries.gpus import gpu_table
-from queries.live import NOW, live_containers
+from queries.live import live_containers
+from queries.newest import NOW, Rows, newest_inference, newest_samples, newest_ttft
 from queries.parts import device_parts
-from queries.resolution import Resolution, grid, on_grid, resolution
-from queries.scoping import Where, before, during, last, of_gpus, of_tenants
+from queries.resolution import RAW_UP_TO, Resolution, grid, on_grid, resolution
+from queries.scoping import Where, during, last, of_gpus, of_tenants
+from queries.sharing import shared_for
 from queries.status import source_status
 from store import Store
 
 SPARK_POINTS = 60
+#: Trends hold whole points only, so nothing but late rows changes them until the next one is full.
+_SPARK_SECONDS = 30.0
 
 
 def fleet_numbers(
@@ -42,7 +47,8 @@ def fleet_numbers(
     gpus = gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
     whole = [row for row in gpus if not row["parent_uuid"]]
     tier = resolution(window, finest_seconds=60, most_points=SPARK_POINTS)
-    rates = _rates(store, scope, window, host, tier)
+    drawn = _whole_points(window, tier)
+    rates = _rates(store, scope, drawn, host, tier) if drawn else {}
     rows: list[dict[str, object]] = [
         {
             "name": "containers_running", "value": sum(c.state == "running" for c in containers),
@@ -65,14 +71,14 @@ def fleet_numbers(
     seen = "ok" if containers else "not_measured"
     rows.append({"name": "memory_working_set_bytes", "value": memory, "state": seen})
     rows.append({"name": "restarts", "value": restarts, "state": seen})
-    now = {name: _window_value(store, scope, last(window, NOW), host, name) for name in _RATES}
-    then = {name: _window_value(store, scope, before(window, NOW), host, name) for name in _RATES}
-    for name in _RATES:
+    now = _now(store, scope, window, host)
+    then = _then(store, scope, _before(window), host)
+    for name in _RATE_NAMES:
         value = now[name]
         state = "ok" if value is not None else "not_measured"
-        rows.append({"name": name, "value": value, "previous": then[name], "state": state,
+        rows.append({"name": name, "value": value, "previous": then.get(name), "state": state,
                      "spark": rates.get(name, [])})  # fmt: skip
-    rows.append(_ttft(store, scope, window, host, tier))
+    rows.append(_ttft(store, scope, window, host))
     for name, level in (("warnings", Level.WARNING), ("criticals", Level.CRITICAL)):
         count = sum(c.judgement.level == level for c in containers) + sum(row["level"] == level for row in whole)
         rows.append({"name": name, "value": count, "state": "ok"})
@@ -93,14 +99,7 @@ def _sparked(series: list[float | None] | None) -> dict[str, object]:
     return {"spark": series or [], "previous": known[0] if known else None}
 
 
-#: Fleet-wide rates: table, per-entity key, expression of the raw tier per entity, how entities combine.
-_RATES: dict[str, tuple[str, str, str]] = {
-    "cpu_cores": ("container_samples", "container_key", "cpu_seconds"),
-    "power_watts": ("gpu_samples", "gpu_uuid", "power_watts"),
-    "requests_per_second": ("inference_samples", "container_key, endpoint, model", "requests"),
-    "tokens_per_second": ("inference_samples", "container_key, endpoint, model", "generation_tokens"),
-    "error_ratio": ("inference_samples", "", ""),
-}
+_RATE_NAMES = ("cpu_cores", "power_watts", "requests_per_second", "tokens_per_second", "error_ratio")
 
 
 def _selection(scope: Scope, window: Window, tier: Resolution, host: str | None, table: str) -> Where:
@@ -109,70 +108,140 @@ def _selection(scope: Scope, window: Window, tier: Resolution, host: str | None,
     return during(of_gpus(scope, window, tier, host=host).also("parent_uuid = ''"), window, tier)
 
 
-def _expression(name: str, tier: Resolution) -> str:
-    column = _RATES[name][2]
-    return tier.mean(column) if name == "power_watts" else tier.rate(column)
+def _sums(table: str, tier: Resolution, condition: str, bucket: str) -> str:
+    """SQL: everything that is told of the fleet from one table, per point, in one pass over its rows.
 
-
-def _entities(name: str, tier: Resolution, condition: str, bucket: str) -> str:
-    """SQL: the rate of every entity in every point, for the part of the point's observed time in which it was there.
-
-    Observed is what the longest-seen entity behind the same poll was. A rate over its own life alone would count
-    containers that follow one another within a point as if they ran side by side. With nothing there throughout, the
-    span is taken too short and the rate comes out too high; the rollups do not keep what would tell.
+    A rate counts for the part of the point's observed time in which its entity was there. Observed is what the
+    longest-seen entity behind the same poll was. A rate over its own life alone would count containers that follow one
+    another within a point as if they ran side by side. With nothing there throughout, the span is taken too short and
+    the rate comes out too high; the rollups do not keep what would tell.
     """
-    table, key, _ = _RATES[name]
     poll = "prometheus" if table == "inference_samples" else "host"
+    own = "own / nullIf(longest, 0)"
+    if table == "container_samples":
+        key = "container_key"
+        means = f"{tier.rate('cpu_seconds')} AS cpu, {'count()' if not tier.raw else _RUNNING} AS alive"
+        sums = f"sum(cpu * {own}) AS cpu_cores, countIf(alive > 0) AS running"
+    elif table == "gpu_samples":
+        key = "gpu_uuid"
+        means = (
+            f"{tier.mean('power_watts')} AS power, {tier.mean('memory_used_bytes')} AS used,"
+            f" coalesce({tier.mean('sm_active_ratio')}, {tier.mean('busy_ratio')}) AS share"
+        )
+        sums = (
+            f"sum(power * {own}) AS power_watts, sum(used) AS memory,"
+            " if(countIf(share IS NOT NULL) = 0, NULL, countIf(share >= 0.05)) AS active"
+        )
+    else:
+        key = "container_key, endpoint, model"
+        means = (
+            f"{tier.rate('requests')} AS asked, {tier.rate('generation_tokens')} AS said,"
+            " sum(errors) AS bad, sum(requests) AS every"
+        )
+        sums = (
+            f"sum(asked * {own}) AS requests_per_second, sum(said * {own}) AS tokens_per_second,"
+            " sum(bad) / nullIf(sum(every), 0) AS error_ratio"
+        )
     return (
-        f"SELECT bucket, rate * own / nullIf(max(own) OVER (PARTITION BY bucket, {poll}), 0) AS v FROM ("
-        f"SELECT {bucket} AS bucket, {poll}, {_expression(name, tier)} AS rate,"
-        f" sum(toFloat64(interval_seconds)) AS own FROM {tier.table(table)} WHERE {condition}"
-        f" GROUP BY bucket, {poll}, {key})"
+        f"SELECT bucket, {sums} FROM (SELECT *, max(own) OVER (PARTITION BY bucket, {poll}) AS longest FROM ("
+        f"SELECT {bucket} AS bucket, {poll}, {means}, sum(toFloat64(interval_seconds)) AS own"
+        f" FROM {tier.table(table)} WHERE {condition} GROUP BY bucket, {poll}, {key})) GROUP BY bucket"
     )
 
 
-def _window_value(store: Store, scope: Scope, window: Window, host: str | None, name: str) -> float | None:
-    table = _RATES[name][0]
+_RUNNING = "countIf(state = 'running')"
+_SUMMED = ("container_samples", "gpu_samples", "inference_samples")
+
+
+def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
+    """The rates of the last minutes, from what the live fleet was read for; only the GPUs' power is asked for."""
+    cpu = _shared_time(newest_samples(store, scope, window, host=host), "host", _mean_cpu)
+    served = newest_inference(store, scope, window, host=host)
+    found: dict[str, float | None] = {
+        "cpu_cores": cpu,
+        "requests_per_second": _shared_time(served, "prometheus", _asked),
+        "tokens_per_second": _shared_time(served, "prometheus", _said),
+    }
+    failed = [float(str(row["failed"])) for row in served if row["failed"] is not None]
+    asked = sum(float(str(row["asked"])) for row in served if row["asked"] is not None)
+    found["error_ratio"] = sum(failed) / asked if failed and asked else None
+    power = _over(store, scope, last(window, NOW), host, tables=("gpu_samples",))
+    return {**found, "power_watts": power.get("power_watts")}
+
+
+def _mean_cpu(row: Mapping[str, Any]) -> float | None:
+    return row["mean_cpu_cores"]
+
+
+def _asked(row: Mapping[str, Any]) -> float | None:
+    return row["asked"] / row["asked_seconds"] if row["asked"] is not None and row["asked_seconds"] else None
+
+
+def _said(row: Mapping[str, Any]) -> float | None:
+    return row["tokens"] / row["tokens_seconds"] if row["tokens"] is not None and row["tokens_seconds"] else None
+
+
+def _shared_time(rows: Rows, poll: str, rate: Callable[[Mapping[str, Any]], float | None]) -> float | None:
+    """The rule of `_sums` over rows with `own_seconds`: the sum of the rates, each for its share of the time."""
+    longest: dict[object, float] = {}
+    for row in rows:
+        longest[row[poll]] = max(longest.get(row[poll], 0.0), float(str(row["own_seconds"])))
+    known = [
+        value * float(str(row["own_seconds"])) / longest[row[poll]]
+        for row in rows
+        if (value := rate(row)) is not None and longest[row[poll]] > 0
+    ]
+    return sum(known) if known else None
+
+
+def _before(window: Window) -> Window:
+    """As long as "now", up to the last full minute before the window: for a minute the same, so it can be shared."""
+    minute = datetime.fromtimestamp(window.start.timestamp() // 60 * 60, UTC)
+    return Window(start=minute - NOW, end=minute)
+
+
+@shared_for(_SPARK_SECONDS)
+def _then(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
+    return _over(store, scope, window, host)
+
+
+def _over(
+    store: Store, scope: Scope, window: Window, host: str | None, *, tables: tuple[str, ...] = _SUMMED
+) -> dict[str, float | None]:
+    """The rates over a whole window."""
     tier = resolution(window)
-    where = _selection(scope, window, tier, host, table)
-    if name == "error_ratio":
-        sql = f"SELECT sum(errors) / nullIf(sum(requests), 0) AS value FROM {tier.table(table)} WHERE {where.sql}"
-    else:
-        sql = f"SELECT sum(v) AS value FROM ({_entities(name, tier, where.sql, '0')})"
-    found = store.query(sql, where.parameters).to_pylist()
-    value = found[0]["value"] if found else None
-    return None if value is None or math.isnan(value) else float(value)
+    found: dict[str, float | None] = {}
+    for table in tables:
+        where = _selection(scope, window, tier, host, table)
+        for row in store.query(_sums(table, tier, where.sql, "0"), where.parameters).to_pylist():
+            found |= {name: row[name] for name in row if name in _RATE_NAMES}
+    return {name: None if value is None or math.isnan(value) else float(value) for name, value in found.items()}
 
 
+@shared_for(_SPARK_SECONDS)
 def _rates(
     store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution
 ) -> dict[str, list[float | None]]:
     """Sparklines of everything that is a sum over entities, one value a point; None where nothing was seen."""
-    queries: dict[str, tuple[str, str]] = {}
-    for name, (table, _, _) in _RATES.items():
-        if name == "error_ratio":
-            queries[name] = (table, f"SELECT {tier.bucket} AS bucket, sum(errors) / nullIf(sum(requests), 0) AS value"
-                             f" FROM {tier.table(table)} WHERE {{where}} GROUP BY bucket")  # fmt: skip
-        else:
-            entities = _entities(name, tier, "{where}", tier.bucket)
-            queries[name] = (table, f"SELECT bucket, sum(v) AS value FROM ({entities}) GROUP BY bucket")
-    seen = "uniqExact(container_key)" if not tier.raw else "uniqExactIf(container_key, state = 'running')"
-    queries["running"] = ("container_samples", f"SELECT {tier.bucket} AS bucket, {seen} AS value"
-                          f" FROM {tier.table('container_samples')} WHERE {{where}} GROUP BY bucket")  # fmt: skip
-    share = f"coalesce({tier.mean('sm_active_ratio')}, {tier.mean('busy_ratio')})"
-    queries["active"] = ("gpu_samples", "SELECT bucket, countIf(v >= 0.05) AS value FROM ("
-                         f"SELECT {tier.bucket} AS bucket, {share} AS v FROM {tier.table('gpu_samples')}"
-                         " WHERE {where} GROUP BY bucket, gpu_uuid) WHERE v IS NOT NULL GROUP BY bucket")  # fmt: skip
-    queries["memory"] = ("gpu_samples", f"SELECT bucket, sum(v) AS value FROM (SELECT {tier.bucket} AS bucket,"
-                         f" {tier.mean('memory_used_bytes')} AS v FROM {tier.table('gpu_samples')} WHERE {{where}}"
-                         " GROUP BY bucket, gpu_uuid) GROUP BY bucket")  # fmt: skip
     result: dict[str, list[float | None]] = {}
-    for name, (table, sql) in queries.items():
+    for table in _SUMMED:
         where = _selection(scope, window, tier, host, table)
-        laid = on_grid(store.query(sql.replace("{where}", where.sql), where.parameters), window, tier.step_seconds)
-        values = laid.get((), {}).get("value")
-        result[name] = [] if values is None else _trimmed(values, window, tier)
+        found = store.query(_sums(table, tier, where.sql, tier.bucket), where.parameters)
+        for name, values in on_grid(found, window, tier.step_seconds).get((), {}).items():
+            result[name] = _trimmed(values, window, tier)
     return result
+
+
+def _whole_points(window: Window, tier: Resolution) -> Window | None:
+    """The part of the window that whole points cover (None: not one), for the others are not drawn.
+
+    It changes only once a point, so that what is asked of it can be shared.
+    """
+    step = tier.step_seconds
+    start, end = -(-window.start.timestamp() // step) * step, window.end.timestamp() // step * step
+    if start >= end:
+        return None
+    return Window(start=datetime.fromtimestamp(start, UTC), end=datetime.fromtimestamp(end, UTC))
 
 
 def _trimmed(
@@ -184,22 +253,50 @@ def _trimmed(
     return [None if math.isnan(value) else float(value) for value in values[whole]]
 
 
-def _ttft(store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution) -> dict[str, object]:
-    condition = "field = 'ttft_seconds'"
+def _ttft(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, object]:
+    now = _dominant(newest_ttft(store, scope, window, host=host))
+    then = _ttft_before(store, scope, _before(window), host)
+    # An hour's buckets are cheap where a day's minutes of all servers are not, and a day then has 24 points.
+    finest = 60 if window.end - window.start <= RAW_UP_TO else 3600
+    tier = resolution(window, finest_seconds=finest, most_points=SPARK_POINTS)
+    drawn = _whole_points(window, tier)
+    return {
+        "name": "ttft_p95_seconds", "value": now.value if now else None, "previous": then.value if then else None,
+        "lower": now.lower if now else None, "upper": now.upper if now else None,
+        "state": now.state if now else "not_measured",
+        "spark": _ttft_spark(store, scope, drawn, host, tier) if drawn else [],
+    }  # fmt: skip
 
-    def quantile(span: Window) -> Quantile | None:
-        reading = resolution(span)
-        where = during(of_tenants(scope, host=host).also(condition), span, reading)
-        found = store.query(
-            f"SELECT bounds, {reading.buckets} AS merged FROM {reading.table('histograms')} WHERE {where.sql}"
-            " GROUP BY bounds ORDER BY arraySum(merged) DESC",
+
+@shared_for(_SPARK_SECONDS)
+def _ttft_before(store: Store, scope: Scope, window: Window, host: str | None) -> Quantile | None:
+    tier = resolution(window)
+    where = during(of_tenants(scope, host=host).also("field = 'ttft_seconds'"), window, tier)
+    return _dominant(
+        store.query(
+            f"SELECT bounds, {tier.buckets} AS merged FROM {tier.table('histograms')} WHERE {where.sql}"
+            " GROUP BY bounds",
             where.parameters,
         ).to_pylist()
-        # Different ladders cannot be added: the one with the most requests speaks, and the pages say so per model.
-        return quantile_from_buckets(found[0]["bounds"], found[0]["merged"], 0.95) if found else None
+    )
 
-    now, then = quantile(last(window, NOW)), quantile(before(window, NOW))
-    where = during(of_tenants(scope, host=host).also(condition), window, tier)
+
+def _dominant(rows: Rows) -> Quantile | None:
+    """p95 over all rows. Different ladders cannot be added: the one with the most requests speaks."""
+    ladders: dict[tuple[float, ...], np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+    for row in rows:
+        bounds = tuple(cast("list[float]", row["bounds"]))
+        merged = np.asarray(row["merged"], dtype=np.float64)
+        ladders[bounds] = merged if bounds not in ladders else ladders[bounds] + merged
+    if not ladders:
+        return None
+    bounds, merged = max(ladders.items(), key=lambda ladder: float(ladder[1].sum()))
+    return quantile_from_buckets(list(bounds), merged.tolist(), 0.95)
+
+
+@shared_for(_SPARK_SECONDS)
+def _ttft_spark(store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution) -> list[float | None]:
+    where = during(of_tenants(scope, host=host).also("field = 'ttft_seconds'"), window, tier)
     points = grid(window, tier.step_seconds)
     spark = np.full(len(points), np.nan)
     place = {int(second): number for number, second in enumerate(points)}
@@ -212,11 +309,7 @@ def _ttft(store: Store, scope: Scope, window: Window, host: str | None, tier: Re
         value = found.value if found.state == "ok" else found.lower if found.state == "beyond" else None
         if value is not None and int(row["bucket"]) in place:
             spark[place[int(row["bucket"])]] = value
-    return {
-        "name": "ttft_p95_seconds", "value": now.value if now else None, "previous": then.value if then else None,
-        "lower": now.lower if now else None, "upper": now.upper if now else None,
-        "state": now.state if now else "not_measured", "spark": _trimmed(spark, window, tier),
-    }  # fmt: skip
+    return _trimmed(spark, window, tier)
 
 
 def worst_containers(

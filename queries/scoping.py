@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from fleet.model import Scope, Window
 from queries.resolution import Resolution, epoch_ms
@@ -68,6 +68,6 @@ def last(window: Window, span: timedelta) -> Window:
     return Window(start=window.end - span, end=window.end)
 
 
-def before(window: Window, span: timedelta) -> Window:
-    """As long as `span`, ending where the window starts: what "now" is compared with."""
-    return Window(start=window.start - span, end=window.start)
+def since_minute(minute: datetime, window: Window) -> Window:
+    """From a full minute to the window's end: samples stamped exactly then belong to that minute in the rollups."""
+    return Window(start=minute - timedelta(milliseconds=1), end=window.end)

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, cast
 
 from store import Store, StoreError
@@ -22,6 +23,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SHARED_SECONDS = 1.0
+#: So long is kept what ended at a round time in the past, and can be changed only by rows that come late.
+KEPT_SECONDS = 120.0
+_ROUND_SECONDS = 600
 _lock = threading.Lock()
 _answers: weakref.WeakKeyDictionary[Store, dict[Hashable, tuple[float, Future[object]]]] = weakref.WeakKeyDictionary()
 
@@ -72,3 +76,25 @@ def _ask(seconds: float, question: Callable[..., object], args: tuple[Any, ...],
         _answers.setdefault(store, {})[key] = (time.monotonic() + seconds, future)
     future.set_result(answer)
     return answer
+
+
+Frozen = tuple[tuple[str, object], ...]
+
+
+def frozen(parameters: Mapping[str, object]) -> Frozen:
+    """A query's parameters as a value that its answer can be shared by."""
+    return tuple(
+        (name, tuple(cast("list[object]", value)) if isinstance(value, list) else value)
+        for name, value in sorted(parameters.items())
+    )
+
+
+def thawed(parameters: Frozen) -> dict[str, object]:
+    """The parameters that `frozen` was given."""
+    return {n: list(cast("tuple[object, ...]", v)) if isinstance(v, tuple) else v for n, v in parameters}
+
+
+def round_time_before(end: datetime) -> datetime:
+    """The round time, 10 to 20 minutes before, up to which history is shared: rows are rarely later than that."""
+    seconds = (int(end.timestamp()) // _ROUND_SECONDS - 1) * _ROUND_SECONDS
+    return datetime.fromtimestamp(seconds, tz=UTC)

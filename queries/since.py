@@ -8,26 +8,21 @@ no answer, as the beginning was not seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import cast
+from datetime import datetime, timedelta
 
 from fleet.latency import fewest_observations
 from fleet.model import Window
 from fleet.severity import Thresholds
 from queries.resolution import Resolution, moment
-from queries.scoping import Where, during
-from queries.sharing import shared_for
+from queries.scoping import Where, during, since_minute
+from queries.sharing import KEPT_SECONDS, Frozen, frozen, round_time_before, shared_for, thawed
 from store import Store
 
+_RAW = Resolution(suffix="", step_seconds=60)
 _MINUTES = Resolution(suffix="_1m", step_seconds=60)
 _DAY = timedelta(days=1)
 #: Buckets are heavier than gauges, so slowness is followed back less far.
 _SLOW_BACK = timedelta(hours=6)
-#: Most servers that are slow have become so within this time; only for the others is more read.
-_FIRST_LOOK = timedelta(hours=1)
-#: What is older than the first look is read in spans that end at a round time, and kept so long.
-_KEPT_SECONDS = 120.0
-_ROUND_SECONDS = 600
 #: Rule -> table and the condition under which a minute was fine, over all its rows: a rollup's may be unmerged.
 _FINE = {
     "memory": (
@@ -77,58 +72,47 @@ def _slow_since(
     store: Store, where: Where, window: Window, keys: Sequence[str], limits: Thresholds
 ) -> dict[str, datetime]:
     """Per container: the minute after the last one whose p95 was within the limit."""
-    end = window.end.timestamp()
-    cut = int(end - _FIRST_LOOK.total_seconds()) // _ROUND_SECONDS * _ROUND_SECONDS
-    asked = (where.sql, _frozen(where.parameters))
-    found = _last_fine(store, *asked, tuple(keys), cut, end, limits.ttft_warning_seconds)
+    cut = round_time_before(window.end)
+    limit = limits.ttft_warning_seconds
+    found = _last_fine(store, where, since_minute(cut, window), keys, limit, _RAW)
     if missing := tuple(sorted(set(keys) - set(found))):
-        begin = cut - (_SLOW_BACK - _FIRST_LOOK).total_seconds()
-        found = found | _last_fine_before(store, *asked, missing, begin, cut, limits.ttft_warning_seconds)
+        found = found | _last_fine_before(store, where.sql, frozen(where.parameters), missing, cut, limit)
     return {key: at + timedelta(minutes=1) for key, at in found.items()}
 
 
-Frozen = tuple[tuple[str, object], ...]
-
-
-def _frozen(parameters: Mapping[str, object]) -> Frozen:
-    """Parameters as a value that an answer can be kept by."""
-    listed = ((name, cast("list[object]", v)) for name, v in parameters.items() if isinstance(v, list))
-    plain = ((name, v) for name, v in parameters.items() if not isinstance(v, list))
-    return (*sorted(plain), *sorted((name, tuple(v)) for name, v in listed))
+@shared_for(KEPT_SECONDS)
+def _last_fine_before(
+    store: Store, sql: str, parameters: Frozen, keys: tuple[str, ...], cut: datetime, limit: float
+) -> dict[str, datetime]:
+    span = Window(start=cut - _SLOW_BACK, end=cut)
+    return _last_fine(store, Where(sql, thawed(parameters)), span, keys, limit, _MINUTES)
 
 
 def _last_fine(
-    store: Store, sql: str, parameters: Frozen, keys: tuple[str, ...], start: float, end: float, limit: float
+    store: Store, where: Where, span: Window, keys: Sequence[str], limit: float, tier: Resolution
 ) -> dict[str, datetime]:
-    """Per container: the last minute of the span (epoch seconds) whose p95 was below the limit; absent if none was.
+    """Per container: the last minute of the span whose p95 was below the limit; absent if none was.
 
     The p95 is below the limit exactly when more than 95 % of the requests are, counted with the same interpolation
     inside a bucket; so the engine answers with one row a container. Fetching every minute's buckets instead took two
     seconds when a hundred servers were slow at once, which is when the page is needed. Both counts are sums over the
     buckets, so rows are counted one by one and no buckets are merged.
     """
-    span = Window(start=datetime.fromtimestamp(start, UTC), end=datetime.fromtimestamp(end, UTC))
-    where = Where(sql, {name: list(v) if isinstance(v, tuple) else v for name, v in parameters})  # type: ignore[arg-type]
     asked = during(
-        where.also("container_key IN {beyond:Array(String)} AND field = 'ttft_seconds'", beyond=list(keys)),
-        span,
-        _MINUTES,
+        where.also("container_key IN {beyond:Array(String)} AND field = 'ttft_seconds'", beyond=list(keys)), span, tier
     )
+    minute, counts = ("toStartOfMinute(at)", "increments") if tier.raw else ("at", "finalizeAggregation(increments)")
     rows = store.query(
         f"""
         SELECT container_key, toUnixTimestamp(maxIf(minute, n >= {{fewest:Float64}} AND below > 0.95 * n)) AS last_fine
         FROM (
-            SELECT container_key, at AS minute, sum(arraySum(finalizeAggregation(increments))) AS n,
+            SELECT container_key, {minute} AS minute, sum(arraySum({counts})) AS n,
                 sum(arraySum(
                     (c, upper, lower) -> c * greatest(0., least(1., ({{limit:Float64}} - lower) / (upper - lower))),
-                    finalizeAggregation(increments), bounds, arrayPushFront(arrayPopBack(bounds), 0.))) AS below
-            FROM {_MINUTES.table("histograms")} WHERE {asked.sql} GROUP BY container_key, minute, cityHash64(bounds)
+                    {counts}, bounds, arrayPushFront(arrayPopBack(bounds), 0.))) AS below
+            FROM {tier.table("histograms")} WHERE {asked.sql} GROUP BY container_key, minute, cityHash64(bounds)
         ) GROUP BY container_key
         """,
         {**asked.parameters, "limit": limit, "fewest": float(fewest_observations(0.95))},
     ).to_pylist()
     return {row["container_key"]: at for row in rows if (at := moment(row["last_fine"])) is not None}
-
-
-#: The same of a span that has ended: nothing but late rows can change it, so it is not read for every look of a page.
-_last_fine_before = shared_for(_KEPT_SECONDS)(_last_fine)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 
 from fleet.model import Scope, Window
 from queries.answer import Answer
 from queries.freshness import EVERYTHING, answer
+from queries.polls import Polls, polls, silences
 from queries.resolution import epoch_ms
 from queries.scoping import Where, during, last, of_tenants
 from store import Store
@@ -27,52 +28,36 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
     coverage_hour and coverage_day (0-1; None = not expected then).
     A limited scope sees one row per source with state and age only: targets name hosts of others.
     """
-    day = during(Where("1"), last(window, DAY))
-    parameters = {**day.parameters, "end_ms": round(window.end.timestamp() * 1000)}
-    narrow = "" if host is None else " AND (target = {host:String} OR source IN ('prometheus', 'synthetic'))"
-    if host is not None:
-        parameters["host"] = host
-    visible = "0" if scope.tenants is not None and not scope.tenants else "1"
-    found = store.query(
-        f"""
-        SELECT source, target, argMax(state, at) AS last_state, max(at) AS newest,
-            toUnixTimestamp64Milli(max(at)) AS newest_ms,
-            toUnixTimestamp64Milli(maxIf(at, state != 'failed')) AS good_ms,
-            toUnixTimestamp64Milli(minIf(at, at > good_at)) AS bad_since_ms,
-            toUnixTimestamp64Milli(min(at)) AS first_ms,
-            argMax(interval_seconds, at) AS step, argMax(took_seconds, at) AS took, argMax(rows, at) AS row_count,
-            argMax(reason, at) AS last_reason, argMax(error, at) AS last_error, argMax(next_step, at) AS last_step,
-            argMax(detail, at) AS last_detail,
-            sumIf(toFloat64(interval_seconds), state != 'failed') AS good_day,
-            sumIf(toFloat64(interval_seconds), state != 'failed'
-                AND at > fromUnixTimestamp64Milli({{end_ms:Int64}} - 3600000, 'UTC')) AS good_hour
-        FROM source_runs
-        LEFT JOIN (
-            SELECT source AS s, target AS t, maxIf(at, state != 'failed') AS good_at
-            FROM source_runs WHERE {day.sql} GROUP BY s, t
-        ) AS good ON source = s AND target = t
-        WHERE {day.sql} AND {visible} {narrow} GROUP BY source, target ORDER BY source, target
-        """,
-        parameters,
-    ).to_pylist()
-    end_ms = parameters["end_ms"]
+    visible = scope.tenants is None or bool(scope.tenants)
+    runs = [
+        run for run in polls(store, last(window, DAY), timedelta()) if visible
+        and (host is None or run.target == host or run.source in ("prometheus", "synthetic"))
+    ]  # fmt: skip
+    newest = _newest_polls(store, window, runs)
+    failing = {(run.source, run.target) for run in runs if run.state == "failed"}
+    since = _failing_since(store, window, failing) if failing else {}
+    end_ms = epoch_ms(window.end)
     rows: list[dict[str, object]] = []
-    for row in found:
-        silent = (end_ms - row["newest_ms"]) / 1000 > max(15.0, 3.0 * row["step"])
-        state = "stale" if silent and row["last_state"] != "failed" else row["last_state"]
-        covered = {}
-        for name, seconds in (("hour", 3600.0), ("day", 86400.0)):
-            known = min(seconds, (end_ms - row["first_ms"]) / 1000 + row["step"])
-            covered[name] = min(1.0, row[f"good_{name}"] / known) if known > 0 else None
+    for run in runs:
+        row = newest.get((run.source, run.target), {})
+        silent = (end_ms - run.newest_ms) / 1000 > max(15.0, 3.0 * run.step_seconds)
+        state = "stale" if silent and run.state != "failed" else run.state
+        covered: dict[str, float | None] = {}
+        for name, good, seconds in (
+            ("hour", run.good_last_hour_seconds, 3600.0), ("day", run.good_seconds, 86400.0),
+        ):  # fmt: skip
+            known = min(seconds, (end_ms - run.first_ms) / 1000)
+            covered[name] = min(1.0, good / known) if known > 0 else None
         rows.append(
             {
-                "source": row["source"], "target": row["target"], "state": state,
-                "age_seconds": max(0.0, (end_ms - row["good_ms"]) / 1000) if row["good_ms"] > 0 else None,
-                "at": row["newest"], "interval_seconds": row["step"], "took_seconds": row["took"],
-                "rows": row["row_count"], "reason": row["last_reason"], "error": row["last_error"],
-                "next_step": row["last_step"] or ("Is the collector process running?" if silent else ""),
-                "detail": row["last_detail"],
-                "since_ms": row["bad_since_ms"] if state == "failed" else row["newest_ms"] if silent else None,
+                "source": run.source, "target": run.target, "state": state,
+                "age_seconds": max(0.0, (end_ms - run.good_ms) / 1000) if run.good_ms > 0 else None,
+                "at": row.get("at"), "interval_seconds": run.step_seconds, "took_seconds": row.get("took_seconds"),
+                "rows": row.get("row_count"), "reason": row.get("reason"), "error": row.get("error"),
+                "next_step": row.get("next_step") or ("Is the collector process running?" if silent else ""),
+                "detail": row.get("detail"),
+                "since_ms": since.get((run.source, run.target)) if state == "failed"
+                else run.newest_ms if silent else None,
                 "coverage_hour": covered["hour"], "coverage_day": covered["day"],
             }
         )  # fmt: skip
@@ -93,6 +78,46 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
     since = table.column("since_ms").cast(pa.timestamp("ms", tz="UTC"))
     table = table.drop_columns(["since_ms"]).append_column("since", since)
     return answer(store, scope, window, table, EVERYTHING)
+
+
+def _newest_polls(store: Store, window: Window, runs: list[Polls]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(source, target) -> its newest poll, whole."""
+    if not runs:
+        return {}
+    # Those that are polled are found near the window's end; for one that fell silent its last moment is known.
+    fresh = during(Where("1"), last(window, timedelta(minutes=5)))
+    moments = sorted({run.newest_ms for run in runs if run.newest_ms <= epoch_ms(window.end) - 300_000})
+    day = during(Where("1"), last(window, DAY))
+    listed = "arrayMap(ms -> fromUnixTimestamp64Milli(ms, 'UTC'), {moments:Array(Int64)})"
+    late = f" OR ({day.sql.replace('window_', 'day_')} AND at IN (SELECT arrayJoin({listed})))" if moments else ""
+    parameters = {name.replace("window_", "day_"): value for name, value in day.parameters.items()} if moments else {}
+    rows = store.query(
+        f"""
+        SELECT source, target, at, took_seconds, rows AS row_count, reason, error, next_step, detail
+        FROM source_runs WHERE ({fresh.sql}){late} ORDER BY source, target, at DESC LIMIT 1 BY source, target
+        """,
+        {**fresh.parameters, **parameters, **({"moments": moments} if moments else {})},
+    ).to_pylist()
+    return {(row["source"], row["target"]): row for row in rows}
+
+
+def _failing_since(store: Store, window: Window, failing: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """(source, target) -> the first poll after its last good one in the past day, epoch ms."""
+    day = during(Where("1"), last(window, DAY)).also(
+        "target IN {targets:Array(String)}", targets=sorted({target for _, target in failing})
+    )
+    rows = store.query(
+        f"""
+        SELECT source, target, toUnixTimestamp64Milli(minIf(at, at > good_at)) AS since_ms FROM source_runs
+        LEFT JOIN (
+            SELECT source AS s, target AS t, maxIf(at, state != 'failed') AS good_at
+            FROM source_runs WHERE {day.sql} GROUP BY s, t
+        ) AS good ON source = s AND target = t
+        WHERE {day.sql} GROUP BY source, target
+        """,
+        day.parameters,
+    ).to_pylist()
+    return {(row["source"], row["target"]): row["since_ms"] for row in rows}
 
 
 def _freshness_only(rows: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -133,6 +158,8 @@ def source_gaps(store: Store, scope: Scope, window: Window, *, host: str | None 
     if host is not None:
         of_host = "(target = {host:String} OR source IN ('prometheus', 'synthetic'))"
         where, silence = where.also(of_host, host=host), silence.also(of_host, host=host)
+    failing = sorted({run.target for run in polls(store, window, timedelta()) if run.good_seconds < run.tried_seconds})
+    where = where.also("target IN {failing:Array(String)}", failing=failing)
     runs = store.query(
         f"""
         SELECT source, target, min(at) AS start, max(at) AS last_failed, any(reason) AS why, any(error) AS words,
@@ -158,9 +185,15 @@ def source_gaps(store: Store, scope: Scope, window: Window, *, host: str | None 
         }
         for run in runs
     ]  # fmt: skip
-    for run in store.query(_SILENT.format(where=silence.sql, limit=int(limit)), {
+    quiet = silences(store, reach)
+    silence = silence.also(
+        "toStartOfHour(at) IN (SELECT toDateTime(arrayJoin({hours:Array(Int64)}), 'UTC'))", hours=sorted(quiet.hours)
+    )
+    for run in store.query(_SILENT.format(where=silence.sql, limit=int(limit) + len(quiet.hours) * len(quiet.polled)), {
         **silence.parameters, "inside_start": epoch_ms(window.start),
     }).to_pylist():  # fmt: skip
+        if not quiet.between(run["source"], run["target"], run["start"], run["again"]):
+            continue  # the hours between were left out because nothing is missing in them
         over = run["again"] < window.end
         rows.append(
             {
