@@ -282,3 +282,72 @@ def test_a_long_window_cut_at_any_minute_adds_up_too(store: Store, cut: int) -> 
         for name in TOTALS:
             # Samples at the very edges belong to the minute that begins there: one of them more or less.
             assert left[uuid][name] + right[uuid][name] == pytest.approx(row[name], abs=3 * STEP), (uuid, name)
+
+
+def gpu_sample(at: datetime, uuid: str, activity: float | None, holders: int | None, parent: str = "") -> GpuSample:
+    return GpuSample(
+        at=at, host="h9", gpu_uuid=uuid, parent_uuid=parent, gpu_index=0, interval_seconds=STEP, busy_ratio=activity,
+        holders=holders,
+    )  # fmt: skip
+
+
+def fact(uuid: str, parent: str = "", slice_ratio: float = 1.0, *, mig: bool = False) -> Gpu:
+    return Gpu(seen_at=END, host="h9", gpu_uuid=uuid, parent_uuid=parent, gpu_index=0, name="H100", mig_enabled=mig,
+               slice_ratio=slice_ratio)  # fmt: skip
+
+
+def test_a_gpu_that_was_cut_counts_whole_before_and_by_its_devices_after() -> None:
+    rows: list[Row] = [fact("G", mig=True), fact("M1", "G", 3 / 7), fact("M2", "G", 4 / 7)]
+    cut_at = END - timedelta(hours=2)
+    for minute in range(300):
+        at = END - timedelta(minutes=minute)
+        rows.append(gpu_sample(at, "G", 0.9 if at <= cut_at else None, 1))
+        if at > cut_at:
+            rows += [gpu_sample(at, "M1", 0.9, 1, "G"), gpu_sample(at, "M2", 0.0, 0, "G")]
+    with embedded_store() as store:
+        store.append(Batch(token="cut", rows=tuple(rows)))
+        found = by(gpu_time(store, EVERYONE, last(timedelta(hours=5))).rows, "gpu_uuid")
+        fleet = gpu_time(store, EVERYONE, last(timedelta(hours=5)), by="fleet").rows.to_pylist()[0]
+    assert found["G"]["capacity_seconds"] == found["G"]["busy_seconds"] == pytest.approx(3 * 3600)
+    assert found["M1"]["busy_seconds"] == pytest.approx(2 * 3600 * 3 / 7)
+    assert found["M2"]["free_seconds"] == pytest.approx(2 * 3600 * 4 / 7)
+    assert fleet["capacity_seconds"] == pytest.approx(5 * 3600)
+    assert fleet["gap_seconds"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_mig_device_that_was_taken_away_is_no_gap_and_its_gpu_counts_again() -> None:
+    rows: list[Row] = [fact("G"), fact("M1", "G", 1.0)]
+    for minute in range(300):
+        at = END - timedelta(minutes=minute)
+        cut = at <= END - timedelta(hours=2)
+        rows.append(gpu_sample(at, "G", None if cut else 0.2, 0))
+        if cut:
+            rows.append(gpu_sample(at, "M1", 0.9, 1, "G"))
+    with embedded_store() as store:
+        store.append(Batch(token="whole again", rows=tuple(rows)))
+        found = by(gpu_time(store, EVERYONE, last(timedelta(hours=5))).rows, "gpu_uuid")
+    assert found["M1"]["capacity_seconds"] == pytest.approx(3 * 3600)
+    assert found["G"]["low_seconds"] == found["G"]["capacity_seconds"] == pytest.approx(2 * 3600)
+    assert found["M1"]["gap_seconds"] == found["G"]["gap_seconds"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_nobody_could_read_is_unknown_and_never_free() -> None:
+    rows: list[Row] = [fact("G")]
+    for minute in range(180):
+        at = END - timedelta(minutes=minute)
+        # Hour by hour: activity not known; idle with holders not known; busy with holders not known.
+        activity = (None, 0.0, 0.9)[minute // 60]
+        rows.append(gpu_sample(at, "G", activity, 1 if activity is None else None))
+    with embedded_store() as store:
+        store.append(Batch(token="unknown", rows=tuple(rows)))
+        row = gpu_time(store, EVERYONE, last(timedelta(hours=3))).rows.to_pylist()[0]
+        # Rows that were rolled up before activity was kept: their time is known, what it was is not.
+        store.command(
+            "INSERT INTO gpu_samples_1h (at, host, gpu_uuid, gpu_index, interval_seconds)"
+            " VALUES ('2026-11-15 00:00:00', 'h9', 'G', 0, 3600)"
+        )
+        old = gpu_time(store, EVERYONE, last(timedelta(days=6))).rows.to_pylist()[0]
+    assert row["unknown_seconds"] == pytest.approx(2 * 3600)
+    assert row["busy_seconds"] == pytest.approx(3600)
+    assert row["free_seconds"] == row["held_idle_seconds"] == 0.0
+    assert old["unknown_seconds"] == pytest.approx(3 * 3600, abs=STEP)
