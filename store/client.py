@@ -43,6 +43,8 @@ _RETRYABLE = frozenset(
 )  # fmt: skip
 #: Never chDB's own "default": that one is overlaid with the file system, so `SELECT * FROM '/etc/passwd'` reads a file.
 DEFAULT_DATABASE = "fleet"
+#: What the embedded engine does in the background, and what it may cache.
+ENGINE_SETTINGS = Path(__file__).resolve().with_name("engine.xml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,8 +322,8 @@ def _connect_raw(address: str) -> Any:  # noqa: ANN401 - chdb has no types
 
 
 def _engine_options(options: StoreOptions) -> dict[str, str]:
-    # The name has underscores on purpose: chDB ignores hyphenated options without a word.
-    return {"max_server_memory_usage": str(options.memory_limit_bytes)}
+    # Settings have underscores: chDB ignores hyphenated ones without a word. The file is an argument, with a hyphen.
+    return {"config-file": str(ENGINE_SETTINGS), "max_server_memory_usage": str(options.memory_limit_bytes)}
 
 
 def _identifier(name: str) -> str:
