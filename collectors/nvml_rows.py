@@ -12,6 +12,7 @@ from collectors.nvml_messages import DeviceReading, DriverEvent, Identity
 from collectors.nvml_states import DRIVER_UNAVAILABLE, DRIVER_UNRESPONSIVE, LOST, OK, RELEASED, RESET_REQUIRED
 from fleet.gpu_words import metric_gap, recovery, xid
 from fleet.increase import IncreaseTracker
+from fleet.inventory import HostGpu
 from fleet.model import Event, Gpu, GpuSample, Severity
 
 _FACTS_PERIOD = timedelta(hours=1)
@@ -80,6 +81,23 @@ class GpuRows:
             key=lambda one: (one.index, -1 if one.mig_index is None else one.mig_index, one.uuid),
         )
         return tuple(places)
+
+    def host_gpus(self) -> tuple[HostGpu, ...]:
+        """The same, as requests for GPUs are resolved on."""
+        return tuple(
+            HostGpu(
+                uuid=one.uuid,
+                index=one.index,
+                name=one.name,
+                minor_number=one.minor_number,
+                mig_enabled=one.mig_enabled,
+                parent_uuid=one.parent_uuid,
+                mig_index=one.mig_index,
+                gpu_instance=one.gpu_instance,
+                compute_instance=one.compute_instance,
+            )
+            for one in self.identities()
+        )
 
     def state(self, uuid: str) -> str:
         """How a known device was last: one of the state words."""

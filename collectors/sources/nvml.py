@@ -11,7 +11,6 @@ import ctypes
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from collectors.base import Reading, SourceError
 from collectors.idle_file import load_idle, save_idle
 from collectors.nvml_events import XID
 from collectors.nvml_holders import Holders
-from collectors.nvml_messages import Answer, DeviceReading, End, Happened, Request, decode_request, encode
+from collectors.nvml_messages import DeviceReading, End, Request
 from collectors.nvml_process import ChildGoneError, NvmlProcess, Sweep, TooManyLostError
 from collectors.nvml_release import GpuRelease, ReleaseError
 from collectors.nvml_rows import GpuRows, driver_event
@@ -120,20 +119,7 @@ class NvmlSource:
 
     def gpu_list(self) -> tuple[HostGpu, ...]:
         """Every GPU and MIG device of this host seen so far, in the driver's order; empty before the first poll."""
-        return tuple(
-            HostGpu(
-                uuid=one.uuid,
-                index=one.index,
-                name=one.name,
-                minor_number=one.minor_number,
-                mig_enabled=one.mig_enabled,
-                parent_uuid=one.parent_uuid,
-                mig_index=one.mig_index,
-                gpu_instance=one.gpu_instance,
-                compute_instance=one.compute_instance,
-            )
-            for one in self._gpus.identities()
-        )
+        return self._gpus.host_gpus()
 
     def collect(self, at: datetime) -> Reading:
         """Rows of all GPUs and of the containers on them.
@@ -415,27 +401,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.warning("%s: cannot be loaded (%s)", options.library, error)
     import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
-    from collectors.nvml_reader import NvmlReader
+    from collectors.nvml_child import serve
 
-    lock = threading.Lock()
-
-    def send(answer: Answer) -> None:
-        message = encode(answer)
-        with lock:  # the listener for events has a thread of its own
-            answers.write(message)
-
-    reader = NvmlReader(pynvml, tell=lambda event: send(Happened(event=event)))
-    try:
-        for line in sys.stdin.buffer:
-            for answer in reader.sweep(decode_request(line)):
-                send(answer)
-    except BrokenPipeError:
-        return 0  # the parent is gone
-    finally:
-        try:
-            reader.close()
-        except pynvml.NVMLError as error:
-            logger.warning("closing: %s", error)
+    serve(pynvml, sys.stdin.buffer, answers)
     return 0
 
 
