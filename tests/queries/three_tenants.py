@@ -9,8 +9,10 @@ acme/worker is unhealthy; globex/old has been removed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from fleet.gpu_jobs import EMPTY, head_of, seal
 from fleet.model import (
     Batch,
     Container,
@@ -18,6 +20,7 @@ from fleet.model import (
     ContainerSample,
     Event,
     Gpu,
+    GpuJob,
     GpuSample,
     Histogram,
     Host,
@@ -63,7 +66,41 @@ def plant(store: Store) -> None:
     for second in range(0, HOURS * 3600, STEP):
         rows += _instant(END - timedelta(seconds=second))
     rows += _facts()
+    rows += ledger()
     store.append(Batch(token="three-tenants", rows=tuple(rows)))
+
+
+def ledger() -> list[GpuJob]:
+    """Three jobs of three tenants on one chain: chat and notebook run on, batch ended two hours before the end.
+
+    From 06:00 to 06:30 nobody looked at h1.
+    """
+    began = END - timedelta(hours=10)
+    rows: list[GpuJob] = []
+    for name, tenant, host, gpu, _, _ in CONTAINERS:
+        if gpu:
+            rows.append(
+                GpuJob(
+                    at=began, chain="h1", sequence=0, entry="open", job_id=f"job-{name}", host=host, tenant=tenant,
+                    team=f"team-{tenant}", user="10001", workload=name, container_key=f"{host}:{name}",
+                    container_id=f"id-{name}", container_name=name, image=f"registry.example/{name}:1.0",
+                    gpu_uuids=(gpu,), gpu_names=("H100",), gpu_count=1.0, started_at=began,
+                    sources={"tenant": "operator's rule"},
+                )
+            )  # fmt: skip
+    gap = {"started_at": END - timedelta(hours=6), "ended_at": END - timedelta(hours=5.5)}
+    rows.append(GpuJob(at=gap["ended_at"], chain="h1", sequence=0, entry="gap", job_id="", host="h1", tenant="",
+                       end_reason="the collector was not running", **gap))  # fmt: skip
+    end = END - timedelta(hours=2)
+    batch = next(row for row in rows if row.workload == "batch")
+    rows.append(replace(batch, at=end, entry="close", ended_at=end, duration_seconds=28800.0, gpu_hours=8.0,
+                        energy_joules=5e6, exit_code=3, end_reason="ended with exit code 3"))  # fmt: skip
+    sealed: list[GpuJob] = []
+    head = EMPTY
+    for row in rows:
+        sealed.append(seal(row, head))
+        head = head_of(sealed[-1])
+    return sealed
 
 
 def _instant(at: datetime) -> list[Row]:
