@@ -186,6 +186,17 @@ def test_xids_typed_while_the_child_runs_arrive_once_each_with_their_gpu(make_ho
     assert not [row for row in host.poll().rows if isinstance(row, Event)]
 
 
+def test_an_xid_of_a_mig_instance_names_it(make_host):
+    host = make_host(gpu(0, A, mig=1, busy="!3"), device("0.0", uuid="MIG-1", gi=2, ci=0, memory="10 0 1"))
+    host.poll()
+    host.stub.event(0, 94, instance=(2, 0))
+    time.sleep(0.4)
+    found = [row for row in host.poll().rows if isinstance(row, Event)]
+    assert [(row.gpu_uuid, row.attributes) for row in found] == [
+        (A, {"xid": "94", "gpu_instance": "2", "compute_instance": "0"})
+    ]
+
+
 def test_an_event_that_was_not_asked_for_does_not_arrive(make_host):
     host = make_host(gpu(0, A, event_types=0x8))
     host.poll()

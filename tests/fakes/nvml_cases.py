@@ -154,7 +154,8 @@ RECORDINGS = (
     Case(
         name="t4-idle", says="T4, idle",
         expect={"0": {"busy": 0, "memory": 0, "reserved": 448, "total": 15360, "watts": 33.51, "limit": 70, "hbm": None,
-                      "celsius": 33, "clock": 1590, "throttle": "", "remapped": None, "state": "ok"}},
+                      "celsius": 33, "clock": 1590, "throttle": "", "remapped": None, "remap pending": False,
+                  "state": "ok"}},
     ),
 )  # fmt: skip
 
@@ -236,10 +237,11 @@ TROUBLES = (
         expect={"0": {"state": "ok", "active": None, "busy": 0, "watts": 70, "reason": "no permission"}},
     ),
     Case(
-        name="old-driver", says="driver 470 through what it has", containers=_TRAINER, repeat=2, omit=SINCE_470,
+        name="old-driver", says="driver 470 through what it has", containers=_TRAINER, repeat=2, last_seconds=60,
+        omit=SINCE_470,
         expect={
             "0": {"memory": 800, "reserved": None, "total": 16160, "watts": 39, "throttle": "power cap reached",
-                  "active": None},
+                  "active": None, "remap pending": True},
             "trainer@0": {"held": True, "memory": 400, "sm": 0}, "@0": {"memory": 400},
         },
     ),
@@ -247,7 +249,8 @@ TROUBLES = (
         name="sick", says="remap pending, uncorrectable errors, slowed down by heat, XID 94", xid=(0, 94),
         last_seconds=60,
         expect={
-            "0": {"state": "ok", "remapped": 3, "ecc": 2, "celsius": 93, "throttle": "hardware slowdown: too hot",
+            "0": {"state": "ok", "remapped": 3, "remap pending": True, "ecc": 2, "celsius": 93,
+                  "throttle": "hardware slowdown: too hot",
                   "xid": 94, "recovery": 2},
             "event": {"kind": "xid", "severity": "warning", "title": "XID 94"},
         },

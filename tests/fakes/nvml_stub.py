@@ -61,11 +61,15 @@ class NvmlStub:
             file.write("\n".join([*head, *flat]) + "\n")
         Path(file.name).replace(self.scenario)
 
-    def event(self, gpu_index: int, data: int, kind: int = 8) -> None:
-        """Let the driver report an event (an XID by default); lost, as the driver's own, when nobody listens yet."""
+    def event(self, gpu_index: int, data: int, kind: int = 8, instance: tuple[int, int] | None = None) -> None:
+        """Let the driver report an event (an XID by default); lost, as the driver's own, when nobody listens yet.
+
+        instance: GPU and compute instance that it happened in.
+        """
         # Open for reading too: else this would wait until somebody listens.
         with os.fdopen(os.open(self.events, os.O_RDWR | os.O_NONBLOCK), "wb", buffering=0) as end:
-            end.write(f"{gpu_index} {data} {kind}\n".encode())
+            place = " ".join(str(part) for part in instance or ())
+            end.write(f"{gpu_index} {data} {kind} {place}\n".encode())
 
     def count_calls(self) -> collections.Counter[str]:
         """How often each function was called since the last `forget_calls`."""

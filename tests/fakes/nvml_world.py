@@ -45,6 +45,7 @@ _SHOWN = {
     "nvlink_in": "{:,.0f} B",
 }  # fmt: skip
 _LABELS = {
+    "idle": "idle draw",
     "fails": "failure",
     "watts": "power",
     "joules": "energy",
@@ -165,7 +166,7 @@ def _subjects(rows: Sequence[Row], places: Mapping[str, str]) -> dict[str, dict[
         match row:
             case GpuSample():
                 values = _in_units(row)
-                values |= {"state": row.state, "reason": row.unknown_reason}
+                values |= {"state": row.state, "reason": row.unknown_reason, "remap pending": row.remap_pending}
                 values["throttle"] = (
                     None if row.throttle_reasons is None else ", ".join(throttle_words(row.throttle_reasons))
                 )
@@ -239,43 +240,39 @@ def _one(name: str, value: Value, expected: Value) -> str:
 
 
 def _sums(rows: Sequence[Row]) -> list[Line]:
-    """Containers + unattributed = device, for memory, SM (when nobody is capped) and watts.
+    """Containers + unattributed = device: memory, power, energy, idle draw, and SM when nobody is capped.
 
-    Memory of a GPU in MIG mode: the board and its devices, where each GPU instance counts once; nvidia-smi's rounding
-    may leave the instances a MiB above the board.
+    A GPU in MIG mode: the board and its devices together, where each GPU instance's memory counts once; nvidia-smi's
+    rounding may leave the instances a MiB each above the board.
     """
-    devices = {row.gpu_uuid: row for row in rows if isinstance(row, GpuSample)}
+    devices = [row for row in rows if isinstance(row, GpuSample)]
     shares = [row for row in rows if isinstance(row, ContainerGpuSample)]
     lines: list[Line] = []
-    for uuid, device in devices.items():
+    for device in devices:
         if device.parent_uuid:
             continue
-        family = {uuid, *(one.gpu_uuid for one in devices.values() if one.parent_uuid == uuid)}
-        parts = [row for row in shares if row.gpu_uuid in family]
-        memory = [row.memory_bytes for row in parts]
-        watts = [row.power_watts for row in parts]
-        sm = [row.sm_ratio for row in parts if row.gpu_uuid == uuid]
+        instances = {one.gpu_uuid for one in devices if one.parent_uuid == device.gpu_uuid}
+        board = [row for row in shares if row.gpu_uuid == device.gpu_uuid]
+        parts = board + [row for row in shares if row.gpu_uuid in instances]
         expected: dict[str, Value] = {}
         got: dict[str, Value] = {}
-        if parts and device.memory_used_bytes is not None and None not in memory:
-            instances = {
-                one.gpu_uuid: one.memory_used_bytes or 0 for one in devices.values() if one.parent_uuid == uuid
-            }
-            expected["memory"] = device.memory_used_bytes / MIB
-            got["memory"] = sum(filter(None, memory)) / MIB
-            if 0 < got["memory"] - expected["memory"] <= len(instances):
-                expected["memory"] = got["memory"]
-        own = [row for row in parts if row.power_watts is not None]
-        if (
-            own
-            and device.power_watts is not None
-            and None not in [row.power_watts for row in parts if row.gpu_uuid == uuid]
+        for name, whole, values, unit in (
+            ("memory", device.memory_used_bytes, [row.memory_bytes for row in parts], MIB),
+            ("watts", device.power_watts, [row.power_watts for row in board], 1),
+            ("joules", device.energy_joules, [row.energy_joules for row in board], 1),
+            ("idle", device.idle_power_watts, [row.idle_power_watts for row in board], 1),
+            ("sm", None if instances else device.busy_ratio, [row.sm_ratio for row in board], 0.01),
         ):
-            expected["watts"], got["watts"] = device.power_watts, sum(filter(None, watts))
-        if len(family) == 1 and sm and None not in sm and device.busy_ratio is not None:
-            known = [value for value in sm if value is not None]
-            if sum(known[:-1]) <= device.busy_ratio:
-                expected["sm"], got["sm"] = device.busy_ratio * 100, sum(known) * 100
+            if whole is None or not values or None in values:
+                continue
+            total = sum(value for value in values if value is not None)
+            if (
+                name == "sm" and total > whole and values[-1] == 0
+            ):  # the driver's samples may add up to more than the time it was busy
+                continue
+            if name == "memory" and 0 < total - whole <= len(instances) * MIB:
+                whole = total
+            expected[name], got[name] = whole / unit, total / unit
         if expected:
             ok = all(_equal(value, got[name]) for name, value in expected.items())
             lines.append(Line(f"sums of {device.gpu_index}", _show(expected), _show(got), ok))
