@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from collectors.base import Source
 from collectors.loop import SourceHealth, SourceLoop
 from collectors.outcome import guarded
-from collectors.writing import Writer, WriterHealth, WritingThread
+from collectors.writing import RUNS_WAIT_SECONDS, Writer, WriterHealth, WritingThread
 
 log = logging.getLogger(__name__)
 #: NVML and Prometheus join to what Docker published, so Docker goes first in every cycle.
@@ -58,11 +58,12 @@ class Runner:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = utc_now,
         boot_id: str | None = None,
+        runs_wait_seconds: float = RUNS_WAIT_SECONDS,
     ) -> None:
         self._monotonic = monotonic
         self._wall = wall
         self._retention = retention
-        self._writing = WritingThread(writer, monotonic=monotonic)
+        self._writing = WritingThread(writer, monotonic=monotonic, runs_wait_seconds=runs_wait_seconds)
         self._sources = tuple(sources)
         self._began = monotonic()
         self._stopping = threading.Event()

@@ -2,6 +2,9 @@
 
 Batches wait in memory for a short time only: the spooled writer behind it acknowledges them to disk when the store is
 away. When even that blocks, the newest batches are refused and counted, and /healthz says so.
+
+How polls went is a row each, in a table of its own. An insert costs the store as much for one row as for a hundred, so
+the rows of polls that went well wait a moment for those of the other sources.
 """
 
 from __future__ import annotations
@@ -15,11 +18,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from collectors.outcome import guarded
-from fleet.model import Batch
+from fleet.model import Batch, Row, SourceRun
 
 log = logging.getLogger(__name__)
 STUCK_AFTER_SECONDS = 60.0
 DRAIN_INTERVAL_SECONDS = 5.0
+#: States of a poll that nobody needs to see this very second.
+QUIET = frozenset({"ok", "absent"})
+#: Longer than the followers of a Docker poll start after it; shorter than any sensible interval.
+RUNS_WAIT_SECONDS = 2.0
 
 
 class Writer(Protocol):
@@ -55,9 +62,21 @@ class WriterHealth:
 class WritingThread:
     """Queue of at most `limit` batches and the thread that empties it."""
 
-    def __init__(self, writer: Writer, *, limit: int = 512, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        *,
+        limit: int = 512,
+        monotonic: Callable[[], float] = time.monotonic,
+        runs_wait_seconds: float = 0.0,
+    ) -> None:
+        """runs_wait_seconds: how long the row of a poll that went well may wait for others; 0 for not at all."""
         self._writer = writer
         self._limit = limit
+        self._runs_wait_seconds = runs_wait_seconds
+        self._runs: list[Row] = []
+        self._runs_token = ""
+        self._runs_due = 0.0
         self._monotonic = monotonic
         self._batches: deque[Batch] = deque()
         self._changed = threading.Condition()
@@ -110,12 +129,41 @@ class WritingThread:
         while True:
             with self._changed:
                 if not self._batches and not self._stopping:
-                    self._changed.wait(DRAIN_INTERVAL_SECONDS)
-                if not self._batches and self._stopping:
+                    self._changed.wait(self._pause())
+                if not self._batches and not self._runs and self._stopping:
                     return
-                batch = self._batches.popleft() if self._batches else None
+                batch = self._next()
+                if batch is None and self._runs:
+                    continue  # woken early, or all it brought waits with the others
                 self._began = self._monotonic()
             self._step(batch)
+
+    def _pause(self) -> float:
+        return max(0.0, self._runs_due - self._monotonic()) if self._runs else DRAIN_INTERVAL_SECONDS
+
+    def _next(self) -> Batch | None:
+        """What to write now; None when there is nothing, or nothing yet. The lock is held."""
+        while self._batches:
+            batch = self._without_runs(self._batches.popleft())
+            if batch.rows:
+                return batch
+        if self._runs and (self._stopping or self._monotonic() >= self._runs_due):
+            batch = Batch(token=f"{self._runs_token}/runs", rows=tuple(self._runs))
+            self._runs.clear()
+            return batch
+        return None
+
+    def _without_runs(self, batch: Batch) -> Batch:
+        """The batch less the row of its poll, which waits: unless something went wrong, which is told at once."""
+        waiting = [row for row in batch.rows if isinstance(row, SourceRun) and row.state in QUIET]
+        if not waiting or not self._runs_wait_seconds:
+            return batch
+        if not self._runs:
+            self._runs_token = batch.token
+            self._runs_due = self._monotonic() + self._runs_wait_seconds
+        self._runs.extend(waiting)
+        rest = tuple(row for row in batch.rows if not (isinstance(row, SourceRun) and row.state in QUIET))
+        return Batch(token=batch.token, rows=rest)
 
     def _step(self, batch: Batch | None) -> None:
         if batch is None:

@@ -98,6 +98,7 @@ def run():
 
     def start(*sources, writer=None, **options) -> tuple[Runner, MemoryWriter]:
         writer = writer or MemoryWriter()
+        options = {"runs_wait_seconds": 0.0, **options}
         runner = Runner(sources, writer, rng=random.Random(1), boot_id="boot", **options)
         started.append(runner)
         runner.start()
@@ -106,6 +107,24 @@ def run():
     yield start
     for runner in started:
         runner.stop()
+
+
+def test_the_rows_of_polls_that_went_well_are_written_together_and_a_failure_at_once(run):
+    sources = [ScriptedSource(ok, target="h1"), ScriptedSource(ok, target="h2"), ScriptedSource(refused, target="h3")]
+    runner, writer = run(*sources, runs_wait_seconds=0.3)
+    eventually(lambda: any(batch.token.endswith("/runs") for batch in writer.batches))
+    together = next(batch for batch in writer.batches if batch.token.endswith("/runs"))
+    assert {row.target for row in together.rows} == {"h1", "h2"}
+    assert len(writer.runs("h3")) >= 1
+    failed = next(batch for batch in writer.batches if any(getattr(row, "target", "") == "h3" for row in batch.rows))
+    assert writer.batches.index(failed) < writer.batches.index(together)
+    runner.stop()
+    polls = {source.target: source.polls for source in runner.health().sources}
+    assert {target: len(writer.runs(target)) for target in polls} == {
+        target: sum(counts.values()) for target, counts in polls.items()
+    }
+    tokens = [batch.token for batch in writer.batches]
+    assert len(tokens) == len(set(tokens))
 
 
 def test_a_poll_becomes_one_batch_of_its_rows_and_the_row_of_how_it_went(run):
