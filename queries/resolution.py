@@ -23,6 +23,16 @@ _HOUR_SECONDS = 3600
 _STEPS = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800)
 
 
+#: Counter -> the group whose `_weight_seconds` in the rollups say how long it was known.
+_WEIGHTS = {
+    "cpu_seconds": "cpu", "network_receive_bytes": "network", "network_transmit_bytes": "network",
+    "block_read_bytes": "block", "block_write_bytes": "block", "energy_joules": "energy",
+    "pcie_receive_bytes": "pcie", "pcie_transmit_bytes": "pcie", "nvlink_receive_bytes": "nvlink",
+    "nvlink_transmit_bytes": "nvlink", "requests": "requests", "errors": "requests",
+    "prompt_tokens": "tokens", "generation_tokens": "tokens", "cached_tokens": "tokens",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
     """A tier of tables (`suffix` "", "_1m", "_1h") and the width of one point."""
@@ -60,10 +70,14 @@ class Resolution:
         return f"max({gauge})" if self.raw else f"max({gauge}_max)"
 
     def rate(self, counter: str) -> str:
-        """Increase per observed second; NULL when the counter was never known."""
+        """Increase per second in which the counter was known; NULL when it never was."""
         if self.raw:
             return f"sum({counter}) / nullIf(sumIf(toFloat64(interval_seconds), isNotNull({counter})), 0)"
-        return f"sum({counter}) / nullIf(sum(interval_seconds), 0)"
+        # Rows rolled up before these weights existed have none: there the time of all samples is the best that is kept.
+        known = f"if(isNull({counter}), 0, toFloat64(interval_seconds))"
+        if group := _WEIGHTS.get(counter):
+            known = f"if({group}_weight_seconds > 0, {group}_weight_seconds, {known})"
+        return f"sum({counter}) / nullIf(sum({known}), 0)"
 
     @property
     def held_seconds(self) -> str:
