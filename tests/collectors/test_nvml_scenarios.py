@@ -160,6 +160,8 @@ def test_a_released_driver_has_no_handle_open(make_host):
     host.source.close()
     calls = host.stub.count_calls()
     assert calls["nvmlInitWithFlags"] == calls["nvmlShutdown"] == 1
+    assert calls["nvmlGpmSampleGet"] == 3
+    assert calls["nvmlGpmSampleAlloc"] - calls["nvmlGpmSampleFree"] <= 1  # the newest one waits for the next
     assert host.process._child is None
     # It is opened again by the next reading, which a driver upgrade may have come before.
     host.stub.write(gpu(0, A), driver="600.10")
