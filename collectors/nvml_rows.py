@@ -345,10 +345,12 @@ def driver_event(event: DriverEvent, host: str) -> Event:
 def unknown_reason(reading: DeviceReading) -> str:
     """Which numbers are missing and why, in words; empty when all were read."""
     by_words: dict[str, list[str]] = defaultdict(list)
-    if reading.identity.parent_uuid:
+    one = reading.identity
+    if one.parent_uuid:
         by_words["MIG, told only for the whole GPU"] = ["clocks, energy, errors, power, temperature"]
     for name, code in reading.errors.items():
-        by_words[metric_gap(name, code, mig=reading.identity.mig_enabled)].append(_COLUMNS.get(name, name))
+        words = metric_gap(name, code, mig=one.mig_enabled, part=bool(one.parent_uuid))
+        by_words[words].append(_COLUMNS.get(name, name))
     return "; ".join(f"{words}: {', '.join(sorted(names))}" for words, names in sorted(by_words.items()))
 
 

@@ -60,8 +60,13 @@ def nvml_error(code: int) -> ErrorWords:
     return found or ErrorWords(words=f"NVML code {code}", reason="malformed", next_step="look at `dmesg`")
 
 
-def metric_gap(metric: str, code: int, *, mig: bool = False) -> str:
-    """Why one metric of a GPU could not be read, where the bare code would not tell an operator. mig: in MIG mode."""
+def metric_gap(metric: str, code: int, *, mig: bool = False, part: bool = False) -> str:
+    """Why one metric of a GPU could not be read, where the bare code would not tell an operator.
+
+    mig: the GPU is in MIG mode; part: it is about a MIG device of it.
+    """
+    if mig and not part and metric in _GPM_METRICS and code in _UNSUPPORTED:
+        return "under MIG, SM activity is told for MIG devices alone, by GPM (Hopper or newer)"
     if metric in _GPM_METRICS and code in _UNSUPPORTED:
         return "SM activity needs Hopper or newer (GPM)"
     if metric in _GPM_METRICS and code == _NO_PERMISSION:

@@ -224,7 +224,7 @@ class NvmlSource:
                 gaps.append(Gap(subject=f"GPU {index}", reason=words.reason, detail=words.words))
         if due.processes:
             rows += self._shares.rows(sweep.devices, self._holders, self._driver_version, at)
-            gaps += self._holders.gaps
+        gaps += self._holders.gaps
         rows += self._gpus.facts(self._driver_version, at)
         save_idle(self._idle, self._idle_file)
         step = _HUNG_NEXT_STEP if not_read or due.skip else _next_step(gaps)
@@ -233,8 +233,10 @@ class NvmlSource:
     def _answered(self, reading: DeviceReading, sweep: Sweep, xid: int | None, at: datetime) -> list[Row]:
         """Rows of a GPU that works."""
         uuid, metrics = reading.identity.uuid, reading.metrics
-        # Under MIG nobody tells how busy the GPU is, but without any process it is not.
+        # Under MIG nobody tells how busy the GPU is, but without any process it is not. Video engines count apart.
         busy = 0.0 if metrics.busy_ratio is None and reading.processes == () else metrics.busy_ratio
+        if metrics.encoder_ratio or metrics.decoder_ratio:
+            busy = None
         self._idle.observe(uuid, self._driver_version, metrics.power_watts, busy)
         sample = self._gpus.sample(
             reading,

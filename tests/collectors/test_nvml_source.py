@@ -645,6 +645,26 @@ def test_a_configured_idle_draw_needs_no_idle_gpu(make_host):
     assert (found["a", A].power_watts, found["", A].idle_power_watts) == (200, 70)
 
 
+def test_a_gpu_that_encodes_does_not_show_its_idle_draw(make_host):
+    host = make_host(gpu(0, A, field_186=112000, encoder=60))
+    assert gpus(host.poll().rows)[A].idle_power_watts is None
+    host.stub.write(gpu(0, A, field_186=35000, encoder=0))
+    assert gpus(host.poll().rows)[A].idle_power_watts == 35
+
+
+def test_a_gpu_in_mig_mode_shows_its_idle_draw_while_it_has_no_process(make_host):
+    world = mig_world("22 300 3 0")
+    host = make_host(*world)
+    host.publish(facts("b", 22))
+    assert gpus(host.poll().rows)[A].idle_power_watts is None
+    idle = [line for line in world[0] if not line.startswith("0 proc")]
+    host.stub.write(idle, *world[1:])
+    rows = host.poll().rows
+    assert gpus(rows)[A].idle_power_watts == 70
+    rest = parts(rows)["", A]
+    assert (rest.power_watts, rest.idle_power_watts) == (70, 70)
+
+
 def test_the_sm_activity_of_a_gpu_goes_to_its_only_user(make_host):
     lines = gpu(0, A, busy=50, gpm_support=1, gpm_2=30, proc=["11 400"]), gpu(1, B, proc=["22 1"])
     host = make_host(*lines)

@@ -56,6 +56,8 @@ def test_where_nvidia_says_reset_or_restart_the_severity_is_critical():
 def test_a_missing_metric_says_what_an_operator_can_do():
     assert gpu_words.metric_gap("sm_active_ratio", 3) == "SM activity needs Hopper or newer (GPM)"
     assert gpu_words.metric_gap("sm_active_ratio", 13) == "SM activity needs Hopper or newer (GPM)"
+    assert "for MIG devices alone" in gpu_words.metric_gap("sm_active_ratio", 3, mig=True)
+    assert "Hopper or newer (GPM)" in gpu_words.metric_gap("sm_active_ratio", 3, mig=True, part=True)
     assert "--cap-add SYS_ADMIN" in gpu_words.metric_gap("sm_active_ratio", 4)
     assert "through GPM" in gpu_words.metric_gap("busy_ratio", 3, mig=True)
     assert gpu_words.metric_gap("busy_ratio", 3) == "not supported by this GPU or mode"
