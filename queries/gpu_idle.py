@@ -11,15 +11,15 @@ import pyarrow as pa
 from fleet.idle_ranking import IdleHolder, idle_sentence, idle_suggestion, model_weight, short_model
 from fleet.model import Scope, Window
 from fleet.severity import Thresholds
-from queries.activity import Device, aligned, container_seconds, devices
+from queries.activity import Device, container_seconds, devices
 from queries.answer import Answer
 from queries.freshness import EVERYTHING, answer
 from queries.resolution import Resolution, epoch_ms, moment, resolution
 from queries.scoping import Where, during, of_tenants
 from store import Store
 
-#: How far back the last activity and the last request are looked for.
-_BACK, _NEAR = timedelta(days=90), timedelta(days=2)
+#: How far back the last activity and the last request are looked for, by the hour; and how far by the minute.
+_BACK, _NEAR = timedelta(days=90), timedelta(hours=6)
 _HOURS = Resolution(suffix="_1h", step_seconds=3600)
 _MINUTES = Resolution(suffix="_1m", step_seconds=60)
 _TIME = pa.timestamp("ms", tz="UTC")
@@ -157,7 +157,7 @@ def _facts(store: Store, mine: Where, window: Window) -> dict[str, dict[str, Any
 def _evidence(store: Store, mine: Where, window: Window, limits: Thresholds) -> dict[str, dict[str, Any]]:
     """Per container: first reading, when it last worked (above the idle share), peaks, memory, and whether it holds.
 
-    Hours are read far back, minutes for the window's last two days: an hour would hide when the work ended.
+    Hours are read far back, minutes for the last six hours: there an hour would hide when the work ended.
     """
     mine = mine.also("container_key != '' AND held_seconds > 0")
     peak = "coalesce(sm_active_ratio_max, sm_ratio_max)"
@@ -178,11 +178,20 @@ def _evidence(store: Store, mine: Where, window: Window, limits: Thresholds) -> 
                 end = moment(row["worked"] + tier.step_seconds)
                 one["worked"] = min(end, window.end) if end else None
             one["newest"] = row["newest"] + tier.step_seconds
-    last = max((one["newest"] for one in found.values()), default=0)
+    last = _last_reading(store, window) or max((one["newest"] for one in found.values()), default=0)
     for one in found.values():
         one["holding"] = one["newest"] >= min(last, window.end.timestamp()) - 180
     _peaks(store, mine, window, found, peak)
     return found
+
+
+def _last_reading(store: Store, window: Window) -> int | None:
+    """The newest minute of any GPU reading, epoch seconds, whoever's it is; None when there was none lately."""
+    where = during(Where("1"), Window(start=window.end - _NEAR, end=window.end), _MINUTES)
+    row = store.query(
+        f"SELECT toUnixTimestamp(max(at)) AS newest FROM gpu_samples_1m WHERE {where.sql}", where.parameters
+    ).to_pylist()[0]
+    return row["newest"] or None
 
 
 def _peaks(store: Store, mine: Where, window: Window, found: dict[str, dict[str, Any]], peak: str) -> None:
@@ -198,11 +207,11 @@ def _peaks(store: Store, mine: Where, window: Window, found: dict[str, dict[str,
             {**asked.parameters, "keys": keys, "worked": since},
         ).to_pylist()
         for row in rows:
-            one = found[row["container_key"]]
+            one = found.setdefault(row["container_key"], {})
             known = [value for value in (one.get("peak_since"), row["since"]) if value is not None]
             one["peak_since"] = max(known, default=None)
-    tier = _HOURS if resolution(window).suffix == "_1h" else _MINUTES
-    inside = during(mine, aligned(window), tier)
+    tier = _MINUTES if resolution(window).raw else _HOURS
+    inside = during(mine, window, tier)
     rows = store.query(
         f"""
         SELECT container_key, max(top) AS inside, sum(most) AS bytes FROM (
@@ -213,7 +222,7 @@ def _peaks(store: Store, mine: Where, window: Window, found: dict[str, dict[str,
         inside.parameters,
     ).to_pylist()
     for row in rows:
-        found[row["container_key"]] |= {"peak_window": row["inside"], "memory": row["bytes"]}
+        found.setdefault(row["container_key"], {}).update({"peak_window": row["inside"], "memory": row["bytes"]})
 
 
 def _stored(ratio: float) -> float:

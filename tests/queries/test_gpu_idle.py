@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from fleet.model import Scope
+from fleet.model import Batch, GpuSample, Scope, Window
 from fleet.severity import Thresholds
 from queries.gpu_idle import idle_ranking
 from store import Store
@@ -62,3 +62,15 @@ def test_a_tenant_sees_its_own_idle_holders_only(store: Store) -> None:
     own = idle_ranking(store, Scope(tenants=frozenset({"globex"})), last(timedelta(hours=4))).rows
     assert own.column("name").to_pylist() == ["side"]
     assert idle_ranking(store, Scope(tenants=frozenset({"acme"})), last(timedelta(hours=4))).rows.num_rows == 0
+
+
+def test_one_that_has_let_go_is_told_in_the_past(store: Store) -> None:
+    # Asked a day later: the fleet was read on, these containers were not seen any more.
+    with embedded_store() as later:
+        plant(later)
+        row = GpuSample(at=END + timedelta(hours=19), host="h1", gpu_uuid="G-WORK", gpu_index=0, interval_seconds=60.0)
+        later.append(Batch(token="later", rows=(row,)))
+        window = Window(start=END - timedelta(hours=4), end=END + timedelta(hours=20))
+        rows = idle_ranking(later, EVERYONE, window).rows.to_pylist()
+    assert [(row["name"], row["holding"]) for row in rows] == [("notebook", False), ("side", False)]
+    assert rows[1]["sentence"] == "held 1 x H100, max 0 % SM"
