@@ -34,7 +34,9 @@ class Deployment:
     @property
     def open_to_network(self) -> bool:
         """True when other machines can reach the pages and nobody is asked who they are."""
-        return not is_loopback(self.settings.dashboard.host) and not self.access.configured
+        # In a container the pages listen on every address, and what is published decides who reaches them.
+        dashboard = self.settings.dashboard
+        return not is_loopback(dashboard.published_on or dashboard.host) and not self.access.configured
 
 
 _lock = threading.Lock()

@@ -100,6 +100,11 @@ class DashboardSettings:
     """The pages."""
 
     host: str = setting("127.0.0.1", "Address to listen on; a page served beyond loopback says so", rule=host_name)
+    published_on: str = setting(
+        "",
+        "Address at which the port is really reached, as Docker or a proxy publishes it; empty = host",
+        rule=host_name,
+    )
     port: int = setting(8501, "Port to listen on", rule=port)
     refresh_seconds: float = setting(5.0, "Time between two live updates", unit="seconds", rule=between(1, 3600))
     dsn: str = setting(

@@ -89,6 +89,17 @@ def test_pages_without_their_server_say_how_to_start_it():
         process.current()
 
 
+@pytest.mark.parametrize(
+    ("published", "is_open"), [("127.0.0.1", False), ("::1", False), ("10.0.0.5", True), ("", True)]
+)
+def test_a_container_s_pages_are_as_open_as_their_port_is_published(tmp_path, published, is_open):
+    environment = {"AIFLEET_DASHBOARD_HOST": "0.0.0.0", "AIFLEET_DASHBOARD_PUBLISHED_ON": published}
+    settings, origin = serve.read_settings(environment, tmp_path)
+    deployment = serve.deploy(settings, origin, {})
+    assert deployment.open_to_network is is_open
+    deployment.reader.close()
+
+
 def test_only_an_address_beyond_this_machine_without_login_is_open_to_the_network(tmp_path):
     settings, origin = serve.read_settings({"AIFLEET_DASHBOARD_HOST": "0.0.0.0"}, tmp_path)
     deployment = serve.deploy(settings, origin, {})
