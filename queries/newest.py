@@ -93,19 +93,24 @@ def newest_gpus(store: Store, scope: Scope, window: Window, *, host: str | None 
     """Newest sample of every GPU the scope may see that was polled in the last hour, with what it counted in it.
 
     Columns: host, gpu_uuid, newest, step, state, reason, busy, sm_active, memory_used, memory_all, power,
-    power_limit, temperature, sm_clock, throttled, processes; ecc_bad, ecc_fixed and xid of the hour; remapped and
-    pending: the newest known value, as row remapping is read once a minute only.
+    power_limit, temperature, sm_clock, throttled, processes; ecc_bad, ecc_fixed and last_xid of the hour; remapped and
+    pending: the newest known value, as row remapping is read once a minute only; parent; own_seconds and mean_power
+    of the last 5 minutes.
     """
     hour = last(window, COUNTED)
+    now = "at > fromUnixTimestamp64Milli({now_start:Int64}, 'UTC')"
     where = during(of_gpus(scope, hour, _RAW, host=host), hour)
     counts = store.query(
         f"""
         SELECT host, gpu_uuid, toUnixTimestamp64Milli(max(at)) AS newest_ms, sum(ecc_uncorrected) AS ecc_bad,
             sum(ecc_corrected) AS ecc_fixed, max(xid) AS last_xid, argMax(remapped_rows, at) AS remapped,
-            argMax(remap_pending, at) AS pending
+            argMax(remap_pending, at) AS pending, any(parent_uuid) AS parent,
+            sumIf(toFloat64(interval_seconds), {now}) AS own_seconds,
+            sumIf(toFloat64(power_watts) * interval_seconds, {now})
+                / nullIf(sumIf(toFloat64(interval_seconds), {now} AND isNotNull(power_watts)), 0) AS mean_power
         FROM gpu_samples WHERE {where.sql} GROUP BY host, gpu_uuid
         """,
-        where.parameters,
+        {**where.parameters, "now_start": epoch_ms(window.end - NOW)},
     ).to_pylist()
     if not counts:
         return []

@@ -18,7 +18,7 @@ from queries.containers import live_table
 from queries.freshness import EVERYTHING, NVML, answer
 from queries.gpus import gpu_table
 from queries.live import live_containers
-from queries.newest import NOW, Rows, newest_inference, newest_samples, newest_ttft
+from queries.newest import NOW, Rows, newest_gpus, newest_inference, newest_samples, newest_ttft
 from queries.parts import device_parts
 from queries.resolution import RAW_UP_TO, Resolution, grid, on_grid, resolution
 from queries.scoping import Where, during, last, of_gpus, of_tenants
@@ -154,7 +154,7 @@ _SUMMED = ("container_samples", "gpu_samples", "inference_samples")
 
 
 def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
-    """The rates of the last minutes, from what the live fleet was read for; only the GPUs' power is asked for."""
+    """The rates of the last minutes, from what the live fleet was read for."""
     cpu = _shared_time(newest_samples(store, scope, window, host=host), "host", _mean_cpu)
     served = newest_inference(store, scope, window, host=host)
     found: dict[str, float | None] = {
@@ -165,8 +165,16 @@ def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[s
     failed = [float(str(row["failed"])) for row in served if row["failed"] is not None]
     asked = sum(float(str(row["asked"])) for row in served if row["asked"] is not None)
     found["error_ratio"] = sum(failed) / asked if failed and asked else None
+    if scope.tenants is None:
+        boards = [row for row in newest_gpus(store, scope, window, host=host) if not row["parent"]]
+        return {**found, "power_watts": _shared_time(boards, "host", _mean_power)}
+    # Those rows are of all GPUs that a tenant held within the hour: some may be another's by now.
     power = _over(store, scope, last(window, NOW), host, tables=("gpu_samples",))
     return {**found, "power_watts": power.get("power_watts")}
+
+
+def _mean_power(row: Mapping[str, Any]) -> float | None:
+    return row["mean_power"]
 
 
 def _mean_cpu(row: Mapping[str, Any]) -> float | None:

@@ -64,10 +64,13 @@ def polls(store: Store, window: Window, memory: timedelta) -> list[Polls]:
 
     for row in _hours(store, oldest_ms // _HOUR_MS, cut):
         of(row).add(row, inside=first_whole <= row["hour"] < cut)
-    for row in _single(store, start_ms, min(first_whole, cut) * _HOUR_MS, cut * _HOUR_MS, end_ms):
+    for row in _tail(store, cut * _HOUR_MS, max(start_ms, cut * _HOUR_MS), end_ms):
         one = of(row)
         one.add(row, inside=True)
         one.good_last_hour_seconds += row["good_hour"]
+    if start_ms < (head_ms := min(first_whole, cut) * _HOUR_MS):
+        for row in _between(store, start_ms, head_ms):
+            of(row).add(row, inside=True)
     known = [one for one in found.values() if one.newest_ms > oldest_ms]
     return sorted(known, key=lambda one: (one.source, one.target))
 
@@ -98,22 +101,34 @@ def _hour_time(hour: int) -> datetime:
     return datetime.fromtimestamp(hour * _HOUR_MS / 1000, tz=UTC)
 
 
-def _single(store: Store, start_ms: int, head_ms: int, cut_ms: int, end_ms: int) -> list[dict[str, Any]]:
-    """Polls after `cut_ms` and of the broken hour at the start; sums of what is after `start_ms`."""
+_GOOD = "sumIf(toFloat64(interval_seconds), state != 'failed'"
 
-    def after(name: str) -> str:
-        return f"at > fromUnixTimestamp64Milli({{{name}:Int64}}, 'UTC')"
 
+def _after(name: str) -> str:
+    return f"at > fromUnixTimestamp64Milli({{{name}:Int64}}, 'UTC')"
+
+
+@shared
+def _tail(store: Store, cut_ms: int, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+    """Polls after `cut_ms`, with the sums of those after `start_ms` and of the last hour."""
     return store.query(
         f"""
-        SELECT source, target, sumIf(toFloat64(interval_seconds), state != 'failed' AND {after("start_ms")}) AS good,
-            sumIf(toFloat64(interval_seconds), {after("start_ms")}) AS tried,
-            sumIf(toFloat64(interval_seconds), state != 'failed' AND {after("hour_ms")}) AS good_hour, {_COLUMNS}
-        FROM source_runs
-        WHERE ({after("cut_ms")} OR ({after("start_ms")} AND NOT {after("head_ms")})) AND NOT {after("end_ms")}
-        GROUP BY source, target
+        SELECT source, target, {_GOOD} AND {_after("start_ms")}) AS good, {_GOOD} AND {_after("hour_ms")}) AS good_hour,
+            sumIf(toFloat64(interval_seconds), {_after("start_ms")}) AS tried, {_COLUMNS}
+        FROM source_runs WHERE {_after("cut_ms")} AND NOT {_after("end_ms")} GROUP BY source, target
         """,
-        {"start_ms": start_ms, "head_ms": head_ms, "cut_ms": cut_ms, "end_ms": end_ms, "hour_ms": end_ms - _HOUR_MS},
+        {"cut_ms": cut_ms, "start_ms": start_ms, "end_ms": end_ms, "hour_ms": end_ms - _HOUR_MS},
+    ).to_pylist()
+
+
+def _between(store: Store, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+    """Polls of a part of an hour."""
+    return store.query(
+        f"""
+        SELECT source, target, {_GOOD}) AS good, sum(toFloat64(interval_seconds)) AS tried, {_COLUMNS}
+        FROM source_runs WHERE {_after("start_ms")} AND NOT {_after("end_ms")} GROUP BY source, target
+        """,
+        {"start_ms": start_ms, "end_ms": end_ms},
     ).to_pylist()
 
 

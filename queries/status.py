@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pyarrow as pa
@@ -29,8 +29,11 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
     A limited scope sees one row per source with state and age only: targets name hosts of others.
     """
     visible = scope.tenants is None or bool(scope.tenants)
+    # The past day from its first full hour on: whole hours are kept, a broken one would be read with every look.
+    begin = -(-(window.end - DAY).timestamp() // 3600) * 3600
+    day = Window(start=datetime.fromtimestamp(begin, UTC), end=window.end)
     runs = [
-        run for run in polls(store, last(window, DAY), timedelta()) if visible
+        run for run in polls(store, day, timedelta()) if visible
         and (host is None or run.target == host or run.source in ("prometheus", "synthetic"))
     ]  # fmt: skip
     newest = _newest_polls(store, window, runs)
@@ -43,8 +46,9 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
         silent = (end_ms - run.newest_ms) / 1000 > max(15.0, 3.0 * run.step_seconds)
         state = "stale" if silent and run.state != "failed" else run.state
         covered: dict[str, float | None] = {}
+        day_seconds = (day.end - day.start).total_seconds()
         for name, good, seconds in (
-            ("hour", run.good_last_hour_seconds, 3600.0), ("day", run.good_seconds, 86400.0),
+            ("hour", run.good_last_hour_seconds, 3600.0), ("day", run.good_seconds, day_seconds),
         ):  # fmt: skip
             known = min(seconds, (end_ms - run.first_ms) / 1000)
             covered[name] = min(1.0, good / known) if known > 0 else None
