@@ -171,6 +171,47 @@ def test_a_released_driver_has_no_handle_open(make_host):
     assert calls["nvmlInitWithFlags"] == calls["nvmlShutdown"] == 2
 
 
+#: What every driver has and nothing goes without, and what is not asked once it was answered.
+ESSENTIAL = {
+    "nvmlInitWithFlags", "nvmlSystemGetDriverVersion", "nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2",
+    "nvmlDeviceGetUUID", "nvmlGpmSampleFree",
+}  # fmt: skip
+
+
+def test_no_single_call_that_is_missing_costs_more_than_its_own_numbers(make_host):
+    world = gpu(
+        0, A, busy=40, encoder=1, decoder=2, memory="1000 10 500", proc=["11 400"], sample=["11 5 10"], gpm_support=1,
+        gpm_2=50, field_185=70000, field_138=1, field_139=1, field_197=1, field_198=1, field_230=0,
+    )  # fmt: skip
+    host = make_host(world)
+    host.publish(facts("a", 11, ALL))
+    host.poll()
+    time.sleep(0.11)
+    usual = _unknown(gpus(host.poll(60).rows)[A])
+    asked = set(host.stub.count_calls()) - ESSENTIAL
+    assert len(asked) > 25
+    lost = {}
+    for name in sorted(asked):
+        host.process._child.kill()
+        host.process._child.wait(5)
+        host.stub.write(world, f"- call.{name} !13")  # what the binding makes of a symbol that the library lacks
+        host.poll(60)
+        time.sleep(0.11)
+        row = gpus(host.poll(60).rows)[A]
+        assert (row.state, row.gpu_index) == ("ok", 0), name
+        lost[name] = _unknown(row) - usual
+    print("\n" + "\n".join(f"{name:45} {', '.join(sorted(fields)) or '-'}" for name, fields in lost.items()))
+    # Field values come with one call; of all others none has more than the pair of ECC counters or remapped rows.
+    assert len(lost.pop("nvmlDeviceGetFieldValues")) == 6
+    assert max(len(fields) for fields in lost.values()) == 2
+    assert lost["nvmlDeviceGetMemoryInfo_v2"] == {"memory_reserved_bytes"}  # version 1 tells the rest
+    assert lost["nvmlDeviceGetCurrentClocksEventReasons"] == set()  # by its name of before driver 535
+
+
+def _unknown(row):
+    return {field for field in type(row).__slots__ if getattr(row, field) is None}
+
+
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
