@@ -298,6 +298,7 @@ class NvmlSource:
         # Another driver may come back: its clocks and counters are its own, and its absence may have an end.
         self._shares.forget_samples()
         self._process_lists, self._absent_until, self._blocked_until, self._health_at = 0, 0.0, 0.0, None
+        self._hung.clear()
         detail = f"released by the operator until {released.until.astimezone(UTC):%H:%M} UTC"
         rows = self._all_silent(RELEASED, detail, _RELEASED_NEXT_STEP, at)
         return Reading(absent=True, rows=tuple(rows), detail=detail, next_step=_RELEASED_NEXT_STEP)

@@ -1,4 +1,4 @@
-"""Fixtures of the collector tests that need a real Docker daemon."""
+"""Fixtures of the collector tests: a real Docker daemon, a GPU host behind a stub of the driver's library."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collectors.sources.docker import DockerSource
 from fleet.inventory import Inventory
 from fleet.settings_table import DockerDaemon
 from fleet.tenancy import Tenancy
+from tests.fakes.gpu_host import GpuHost
+from tests.fakes.nvml_stub import NvmlStub, build
 from tests.services.dockerd import Dockerd, running_dockerd
 
 
@@ -42,3 +44,28 @@ def source(dockerd: Dockerd) -> Iterator[Callable[..., DockerSource]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The stub of the driver's library, with every symbol."""
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def make_host(tmp_path, library):
+    """Makes GPU hosts: `omit` are symbols that the driver is too old to have, `settings` those of [nvml]."""
+    hosts = []
+
+    def make(*lines, omit=(), **settings):
+        built = build(tmp_path, omit) if omit else library
+        stub = NvmlStub(tmp_path, built)
+        stub.write(*lines)
+        hosts.append(GpuHost(tmp_path, stub, **settings))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        if host.process._child:
+            host.process._child.kill()  # ending in order is shown in one test and takes half a second
+        host.source.close()
