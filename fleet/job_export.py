@@ -16,11 +16,11 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Literal, cast
 
-from fleet.gpu_job_fields import FIELDS, time_text, values_of
+from fleet.gpu_job_fields import FIELDS, time_text, to_milliseconds, values_of
 from fleet.gpu_jobs import (
     GAP,
     PRUNED,
@@ -70,6 +70,9 @@ def export_files(entries: Iterable[GpuJob], export: Export) -> dict[str, bytes]:
     Each chain is there from the first entry that the period and the scope touch to its head; entries in between that
     they do not touch are withheld, which keeps the chain whole.
     """
+    # As the manifest writes them: from it the files are made a second time.
+    period = Window(start=to_milliseconds(export.period.start), end=to_milliseconds(export.period.end))
+    export = replace(export, period=period, generated_at=to_milliseconds(export.generated_at))
     ordered = sorted(entries, key=lambda entry: (entry.chain, entry.sequence))
     told = _told(ordered, export)
     lines: list[GpuJob | Stub] = []

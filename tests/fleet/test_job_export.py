@@ -137,6 +137,14 @@ def test_a_quiet_period_still_shows_the_head():
     assert verify_files(files).all_findings == ()
 
 
+def test_times_finer_than_the_manifest_writes_them_change_nothing():
+    fine = timedelta(microseconds=123456)
+    export = replace(
+        asked(), generated_at=T + 48 * HOUR + fine, period=Window(start=T + 10 * HOUR + fine, end=T + 20 * HOUR + fine)
+    )
+    assert verify_files(export_files(ledger(), export)).all_findings == ()
+
+
 def test_what_was_forgotten_before_the_export_is_no_finding():
     rows = ledger()
     note = entry("pruned", "", "", 40, sources={PRUNED_SEQUENCE: "1", PRUNED_HASH: rows[0].hash})
