@@ -34,16 +34,25 @@ _SLOTS_KEPT = 64
 _CREDENTIALS_REFUSED = frozenset({192, 193, 194, 516})
 
 
-class _Snapshot:
-    """An open store as one snapshot sees it: the same statement is read once, whichever question needs it.
+class _Statements:
+    """An open store as questions see it: a statement is read once for a snapshot, whichever question needs it.
 
-    Questions of one page share most of their statements (all of them need the live containers).
+    Questions of one page share most of their statements (all of them need the live containers). There is one object
+    for all snapshots, because `queries.sharing` keeps what outlives a snapshot by the store it was read from.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._tables: dict[Hashable, Future[pa.Table]] = {}
+        self._thread = threading.local()
+        self._tables: OrderedDict[Hashable, dict[Hashable, Future[pa.Table]]] = OrderedDict()
+
+    def answer(
+        self, snapshot: Hashable, question: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
+        """What the question answers for this snapshot, asked on this thread."""
+        self._thread.snapshot = snapshot
+        return question(self, *args, **kwargs)
 
     def query(
         self, sql: str, parameters: Mapping[str, object] | None = None, *, settings: Mapping[str, object] | None = None
@@ -51,16 +60,19 @@ class _Snapshot:
         """As `Store.query`. Statement and parameters say everything that decides the answer, the scope included."""
         key = (sql, _frozen(parameters or {}), _frozen(settings or {}))
         with self._lock:
-            future = self._tables.get(key)
+            tables = self._tables.setdefault(self._thread.snapshot, {})
+            while len(self._tables) > _SNAPSHOTS_KEPT:
+                self._tables.popitem(last=False)
+            future = tables.get(key)
             mine = future is None
             if future is None:
-                future = self._tables[key] = Future()
+                future = tables[key] = Future()
         if mine:
             try:
                 future.set_result(self._store.query(sql, parameters, settings=settings))
             except StoreError as error:
                 with self._lock:
-                    self._tables.pop(key, None)
+                    tables.pop(key, None)
                 future.set_exception(error)
         return future.result(timeout=PATIENCE_SECONDS)
 
@@ -90,7 +102,7 @@ class Reader:
     ) -> None:
         self._opener = opener
         self._store: Store | None = None
-        self._snapshots: dict[Hashable, _Snapshot] = {}
+        self._statements: _Statements | None = None
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="store-reader")
         self._entries = entries
         self._pulse_seconds = pulse_seconds
@@ -175,17 +187,14 @@ class Reader:
     ) -> object:
         """Runs on a thread of the pool. Opens the store late, so that the pages come up before the collector does."""
         with self._opening:
-            if self._store is None:
+            if self._store is None or self._statements is None:
                 self._store = self._opener()
-            store = self._store
-            seen: Store = store
-            if snapshot is not None:
-                # It has the one method of Store that questions use.
-                seen = cast("Store", self._snapshots.setdefault(snapshot, _Snapshot(store)))
-                while len(self._snapshots) > _SNAPSHOTS_KEPT:
-                    self._snapshots.pop(next(iter(self._snapshots)))
+                self._statements = _Statements(self._store)
+            store, statements = self._store, self._statements
         try:
-            return question(seen, *args, **kwargs)
+            if snapshot is None:
+                return question(store, *args, **kwargs)
+            return statements.answer(snapshot, question, args, kwargs)
         except StoreError as error:
             if error.code in _CREDENTIALS_REFUSED:  # the collector began anew with a new token: read it again
                 self._let_go()
@@ -193,8 +202,7 @@ class Reader:
 
     def _let_go(self) -> None:
         with self._opening:
-            store, self._store = self._store, None
-            self._snapshots.clear()
+            store, self._store, self._statements = self._store, None, None
         if store is not None:
             store.close()
 

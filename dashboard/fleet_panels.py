@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,20 +13,16 @@ import pyarrow.compute  # its functions are made at run time, no type checker se
 
 from dashboard import format as fmt
 from dashboard import panels, process
-from dashboard.look import Look
 from dashboard.panels import Column
 from dashboard.theme import Status
 from fleet.model import Scope, Window
 from fleet.severity import Thresholds
 from queries.containers import container_table
-from queries.overview import worst_containers
 from store import Store
 
 pc: Any = pyarrow.compute
 Row = Mapping[str, Any]
 _GIB = 2.0**30
-#: Pace of the trends beside the worst containers; over an hour, one point more a minute.
-TREND_SECONDS = 60
 
 #: `level` of the queries -> status.
 LEVELS = (Status.OK, Status.UNKNOWN, Status.WARNING, Status.CRITICAL)
@@ -117,62 +112,30 @@ def fleet_table(
     return table, tuple(rows["container_key"].to_pylist()), Counter(levels.to_pylist())
 
 
-@dataclass(frozen=True, slots=True)
-class Trends:
-    """SM sparklines as they are sent. `places`: container key -> its place in `lines`."""
-
-    places: Mapping[str, int]
-    lines: pa.Array
-
-    def of(self, keys: Sequence[str]) -> pa.Array:
-        """The sparklines of these containers, null where there is none."""
-        return self.lines.take(pa.array([self.places.get(key) for key in keys], type=pa.int32()))
-
-
-def sm_trends(
-    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
-) -> Trends:
-    """The trend of every container: its points are a minute wide, so it need not be read with each snapshot."""
-    rows = container_table(store, scope, window, host=host, limits=limits).rows
-    places = {key: place for place, key in enumerate(rows["container_key"].to_pylist())}
-    return Trends(places, panels.spark_array(rows["sm_spark"]))
-
-
-def worst_ahead(look: Look) -> None:
-    """Start reading what `worst_asked` will want."""
-    look.ahead(worst_containers, host=look.context.host)
-    look.every(TREND_SECONDS).ahead(sm_trends, host=look.context.host)
-
-
-def worst_asked(look: Look) -> tuple[Sequence[Row], Trends]:
-    """The worst ten of this snapshot, and trends that are at most a minute old."""
-    rows = look.ask(worst_containers, host=look.context.host).rows.to_pylist()
-    return rows, look.every(TREND_SECONDS).ask(sm_trends, host=look.context.host)
-
-
-def worst(rows: Sequence[Row], trends: Trends, now: datetime, *, key: str, on_pick: Callable[[str], None]) -> None:
+def worst(rows: Sequence[Row], now: datetime, *, key: str, on_pick: Callable[[str], None], shown: int = 10) -> None:
     """The containers that need a look first, each with the reason in words."""
+    found = rows[:shown]
     columns: dict[str, Sequence[object] | pa.Array] = {
-        "status": [LEVELS[r["level"]].glyph for r in rows],
-        "name": [r["name"] for r in rows],
-        "tenant": [r["tenant"] for r in rows],
-        "host": [short_host(r["host"]) for r in rows],
-        "gpu": [gpu_words(r["gpus"], r["attribution"]) for r in rows],
-        "sm": [None if r["sm_ratio"] is None else r["sm_ratio"] * 100 for r in rows],
-        "gpu_memory": [fmt.size(r["gpu_memory_bytes"]) for r in rows],
-        "trend": trends.of([r["container_key"] for r in rows]),
-        "p95": [quantile_words(r) for r in rows],
-        "errors": [fmt.percent(r["error_ratio"]) for r in rows],
-        "tokens": [fmt.number(r["tokens_per_second"]) for r in rows],
-        "why": [r["why"] or "" for r in rows],
-        "since": [since(r["since"], now) for r in rows],
+        "status": [LEVELS[r["level"]].glyph for r in found],
+        "name": [r["name"] for r in found],
+        "tenant": [r["tenant"] for r in found],
+        "host": [short_host(r["host"]) for r in found],
+        "gpu": [gpu_words(r["gpus"], r["attribution"]) for r in found],
+        "sm": [None if r["sm_ratio"] is None else r["sm_ratio"] * 100 for r in found],
+        "gpu_memory": [fmt.size(r["gpu_memory_bytes"]) for r in found],
+        "trend": panels.spark_array([r["sm_spark"] for r in found]),
+        "p95": [quantile_words(r) for r in found],
+        "errors": [fmt.percent(r["error_ratio"]) for r in found],
+        "tokens": [fmt.number(r["tokens_per_second"]) for r in found],
+        "why": [r["why"] or "" for r in found],
+        "since": [since(r["since"], now) for r in found],
     }
     panels.table(
         columns,
         WORST,
         key=key,
         alt="The containers with the most trouble first; select a cell to open its container",
-        ids=[r["container_key"] for r in rows],
+        ids=[r["container_key"] for r in found],
         on_pick=on_pick,
     )
 

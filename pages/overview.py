@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import fleet_panels, frame, navigation, overview_panels, panels
 from dashboard.look import Look
-from queries import overview
+from queries import containers, overview
 
 visit = frame.visit()
 
@@ -21,12 +21,12 @@ def render(look: Look) -> None:
     slower = look.every(overview_panels.FIGURE_SECONDS)
     look.ahead(overview.verdict, host=host)
     slow.ahead(overview.fleet_numbers, host=host)
-    fleet_panels.worst_ahead(look)
+    look.ahead(containers.container_table, host=host, limit=10)
     look.ahead(overview_panels.fleet_picture, look.colours, host=host)
     slower.ahead(overview_panels.activity_figure, look.colours, host=host)
     found = look.ask(overview.verdict, host=host)
     verdict = found.rows.to_pylist()[0]
-    worst, trends = fleet_panels.worst_asked(look)
+    worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
     picture = look.ask(overview_panels.fleet_picture, look.colours, host=host)
     figure = slower.ask(overview_panels.activity_figure, look.colours, host=host)
 
@@ -41,7 +41,7 @@ def render(look: Look) -> None:
         overview_panels.activity(figure)
     panels.title("Worst ten", "by severity; select one to open it")
     if worst:
-        fleet_panels.worst(worst, trends, look.window.end, key="worst", on_pick=open_container)
+        fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)
     else:
         panels.nothing("No container in this view", height=120)
     panels.gaps(found.gaps, found.coverage)

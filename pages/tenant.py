@@ -5,8 +5,8 @@ from __future__ import annotations
 from dashboard import events, fleet_panels, frame, navigation, overview_panels, panels, tenant_panels
 from dashboard import format as fmt
 from dashboard.look import Look
+from queries import containers, overview, tenants
 from queries import events as happened
-from queries import overview, tenants
 
 visit = frame.visit()
 
@@ -30,8 +30,7 @@ def render(look: Look) -> None:
     look.ahead(overview.verdict, host=host)
     slow.ahead(overview.fleet_numbers, host=host)
     slow.ahead(tenants.tenant_series, host=host)
-    fleet_panels.worst_ahead(look)
-    worst, trends = fleet_panels.worst_asked(look)
+    worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
     series = slow.ask(tenants.tenant_series, host=host)
     told = look.ask(happened.recent_events, host=host, limit=60).rows.to_pylist()
     numbers = {row["name"]: row for row in slow.ask(overview.fleet_numbers, host=host).rows.to_pylist()}
@@ -45,7 +44,7 @@ def render(look: Look) -> None:
     overview_panels.cards(numbers, fleet=False)
     marks = events.marks([row for row in told if row["kind"] in overview_panels.TOLD], look.colours)
     tenant_panels.trends(look, series, marks)
-    fleet_panels.worst(worst, trends, look.window.end, key="worst", on_pick=open_container)
+    fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)
     panels.gaps(found.gaps, found.coverage)
 
 

@@ -139,6 +139,20 @@ def test_questions_of_one_snapshot_share_their_statements_and_another_snapshot_r
     reader.close()
 
 
+def test_questions_of_all_snapshots_see_one_store_so_that_what_outlives_a_snapshot_is_kept():
+    reader = Reader(Counting)
+
+    def seen_by(store):
+        return store
+
+    assert len({id(reader.ask(snapshot, seen_by)) for snapshot in range(20)}) == 1
+    assert len(reader.ask(0, seen_by)._tables) == 0
+    for snapshot in range(20):
+        reader.ask(snapshot, lambda store: store.query("SELECT 1"))
+    assert len(reader.ask(0, seen_by)._tables) == 6  # statements of old snapshots are let go
+    reader.close()
+
+
 def test_the_first_window_of_a_slot_is_everybodys_until_the_next_slot(reader):
     assert [reader.first(("1h", 15, 7), end) for end in ("12:00:05", "12:00:10")] == ["12:00:05", "12:00:05"]
     assert reader.first(("6h", 15, 7), "12:00:10") == "12:00:10"
