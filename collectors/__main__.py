@@ -11,16 +11,16 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
-from fleet.settings import DEFAULT_DOCKER_URL, Settings, SettingsError, load_settings
+from fleet.settings import DEFAULT_DOCKER_URL, Settings, SettingsError
+from fleet.settings_file import read_settings
 
 FINE, FINDINGS, UNUSABLE = 0, 1, 2
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-DEFAULT_FILE = Path("fleet.toml")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,26 +69,6 @@ def _seconds(text: str) -> float:
     return value
 
 
-def read_settings(path: Path | None, environment: Mapping[str, str]) -> Settings:
-    """Settings of the file named on the command line, by AIFLEET_CONFIG, or fleet.toml here; none is fine.
-
-    Raises SettingsError.
-    """
-    named = path or (Path(environment["AIFLEET_CONFIG"]) if environment.get("AIFLEET_CONFIG") else None)
-    if named is None and not DEFAULT_FILE.exists():
-        return load_settings("", environment, origin=str(DEFAULT_FILE), host=socket.gethostname())
-    file = named or DEFAULT_FILE
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(
-            (f"{file}: cannot be read ({error.strerror}); write --config with a readable file",)
-        ) from error
-    except UnicodeDecodeError as error:
-        raise SettingsError((f"{file}: not UTF-8 at byte {error.start}; save the file as UTF-8",)) from error
-    return load_settings(text, environment, origin=str(file), host=socket.gethostname())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -96,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words.insert(0, "run")
     options = _parser().parse_args(words)
     try:
-        settings = read_settings(options.config, os.environ)
+        settings, _ = read_settings(os.environ, named=options.config, host=socket.gethostname())
         return _command(options, settings)
     except SettingsError as error:
         if options.json:

@@ -28,13 +28,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dashboard import process, streamlit_private
 from dashboard.access import Access, mapping
 from dashboard.data import Reader
-from fleet.settings import Settings, SettingsError, load_settings
+from fleet import settings_file
+from fleet.settings import Settings, SettingsError
 from store import Store, StoreUnavailable, open_store
 
 log = logging.getLogger("dashboard")
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS_FILE_VARIABLE = "AIFLEET_CONFIG"
-DEFAULT_SETTINGS_FILE = "fleet.toml"
 ACCESS_FILE_VARIABLE = "AIFLEET_ACCESS_FILE"
 
 #: Imported before the first visitor: the slow libraries, and our own modules that bring them in.
@@ -136,16 +135,7 @@ def read_settings(environment: Mapping[str, str], folder: Path) -> tuple[Setting
     Raises SettingsError with every mistake, or when the named file cannot be read.
     """
     environment = {name: value for name, value in environment.items() if name != ACCESS_FILE_VARIABLE}
-    named = environment.get(SETTINGS_FILE_VARIABLE, "")
-    path = Path(named) if named else folder / DEFAULT_SETTINGS_FILE
-    if not named and not path.exists():
-        return load_settings("", environment, origin="environment"), "defaults and environment"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise SettingsError((f"{path}: {reason}; name a readable file in {SETTINGS_FILE_VARIABLE}",)) from error
-    return load_settings(text, environment, origin=str(path)), str(path)
+    return settings_file.read_settings(environment, folder=folder)
 
 
 def read_access(environment: Mapping[str, str], data_dir: Path) -> Access:
