@@ -11,6 +11,7 @@ from fleet.model import Gap, Reason, Scope, Window
 from fleet.severity import span_words
 from queries.answer import Answer
 from queries.polls import last_failures, polls
+from queries.scoping import of_tenants
 from queries.sharing import shared
 from store import Store
 
@@ -20,6 +21,8 @@ PROMETHEUS = ("prometheus",)
 EVERYTHING = ("docker", "nvml", "prometheus")
 #: How long a source that stopped is missed before a window; one removed from the settings is forgotten after it.
 MEMORY = timedelta(days=1)
+#: Sources whose targets are hosts.
+_OF_A_HOST = ("docker", "nvml")
 _REASONS = frozenset(get_args(Reason))
 
 
@@ -38,7 +41,15 @@ def answer(
     """
     if scope.tenants is not None and not scope.tenants:
         return Answer(rows=rows, as_of=None, coverage=None)
-    runs = [run for run in polls(store, window, MEMORY) if run.source in sources and run.state != "absent"]
+    hosts = _hosts(store, scope)
+    runs = [
+        run
+        for run in polls(store, window, MEMORY)
+        if run.source in sources
+        and run.state != "absent"
+        # What is not seen on hosts that are not a tenant's takes nothing from what it sees.
+        and (not hosts or run.source not in _OF_A_HOST or run.target in hosts)
+    ]
     failures: dict[tuple[str, str], tuple[str, str]] = {}
     if any(run.good_seconds < 0.999 * run.tried_seconds for run in runs):
         failures = _failures(store, window)
@@ -65,6 +76,16 @@ def answer(
     if as_of is None and newest > 0:
         as_of = datetime.fromtimestamp(newest / 1000, tz=window.end.tzinfo)
     return Answer(rows=rows, as_of=as_of, coverage=min(1.0, good / expected) if expected else None, gaps=tuple(gaps))
+
+
+@shared
+def _hosts(store: Store, scope: Scope) -> frozenset[str]:
+    """Hosts that a limited scope's containers run on or ran on last; empty = all, or not known."""
+    if scope.tenants is None:
+        return frozenset()
+    where = of_tenants(scope)
+    rows = store.query(f"SELECT DISTINCT host FROM containers WHERE {where.sql}", where.parameters).to_pylist()
+    return frozenset(row["host"] for row in rows)
 
 
 @shared

@@ -58,7 +58,7 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
                 "age_seconds": max(0.0, (end_ms - run.good_ms) / 1000) if run.good_ms > 0 else None,
                 "at": row.get("at"), "interval_seconds": run.step_seconds, "took_seconds": row.get("took_seconds"),
                 "rows": row.get("row_count"), "reason": row.get("reason"), "error": row.get("error"),
-                "next_step": row.get("next_step") or ("Is the collector process running?" if silent else ""),
+                "next_step": row.get("next_step") or (_of_silence(run, runs, end_ms) if silent else ""),
                 "detail": row.get("detail"),
                 "since_ms": since.get((run.source, run.target)) if state == "failed"
                 else run.newest_ms if silent else None,
@@ -82,6 +82,14 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
     since = table.column("since_ms").cast(pa.timestamp("ms", tz="UTC"))
     table = table.drop_columns(["since_ms"]).append_column("since", since)
     return answer(store, scope, window, table, EVERYTHING)
+
+
+def _of_silence(silent: Polls, runs: list[Polls], end_ms: int) -> str:
+    """What to ask. Whether a target was removed or the one collector that polls it is down cannot be told from here."""
+    others = max((run.newest_ms for run in runs if run is not silent), default=0)
+    if end_ms - silent.newest_ms > 3_600_000 and end_ms - others <= 1000 * max(15.0, 3.0 * silent.step_seconds):
+        return "Other targets are polled: was this one removed from the settings, or is its own collector down?"
+    return "Is the collector process running?"
 
 
 def _newest_polls(store: Store, window: Window, runs: list[Polls]) -> dict[tuple[str, str], dict[str, Any]]:

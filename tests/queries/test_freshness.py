@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from fleet.model import Batch, Scope, SourceRun, Window
+from fleet.model import Batch, Container, Row, Scope, SourceRun, Window
 from queries.containers import container_host_series
-from queries.status import source_gaps
+from queries.status import source_gaps, source_status
 from store import Store
 from tests.queries.three_tenants import END, EVERYONE
 from tests.store.stores import KINDS, store_of_kind
@@ -70,3 +70,50 @@ def test_the_list_of_gaps_has_the_silence_with_its_ends(away: Store):
     ]
     [now, _] = source_gaps(away, EVERYONE, span(2.5, 1.5)).rows.to_pylist()
     assert (now["end"], now["seconds"], now["reason"]) == (None, 5400.0, "stale")
+
+
+def test_a_tenants_coverage_is_that_of_the_hosts_its_containers_run_on(tmp_path):
+    """Two hosts; h2 failed for the last half hour. acme runs on h1 only, globex on both."""
+    rows: list[Row] = []
+    for minute in range(60):
+        for host in ("h1", "h2"):
+            failed = host == "h2" and minute < 30
+            rows.append(
+                SourceRun(
+                    at=END - timedelta(minutes=minute), source="docker", target=host, interval_seconds=60.0,
+                    took_seconds=0.1, rows=1, state="failed" if failed else "ok", reason="timeout" if failed else "",
+                )
+            )  # fmt: skip
+    for host, tenant in (("h1", "acme"), ("h1", "globex"), ("h2", "globex")):
+        rows.append(
+            Container(
+                seen_at=END, host=host, tenant=tenant, team="", owner="", tenant_origin="mapped", image="x",
+                image_id="", container_key=f"{host}:{tenant}", container_id=f"{host}{tenant}", name=tenant,
+                image_digest="", state="running",
+            )
+        )  # fmt: skip
+    with store_of_kind("chdb", tmp_path / "store") as store:
+        store.append(Batch(token="hosts", rows=tuple(rows)))
+        told = {
+            tenant: container_host_series(store, Scope(tenants=frozenset({tenant})), span(1, 0), container_key="none")
+            for tenant in ("acme", "globex")
+        }
+    assert (told["acme"].coverage, told["acme"].gaps) == (pytest.approx(1.0), ())
+    assert told["globex"].coverage == pytest.approx(0.75)
+    assert [(gap.subject, gap.reason) for gap in told["globex"].gaps] == [("docker", "timeout")]
+
+
+def test_one_target_that_is_silent_while_others_are_polled_may_have_been_removed(tmp_path):
+    runs = tuple(
+        SourceRun(at=END - timedelta(minutes=minute), source="docker", target=host, state="ok", interval_seconds=60.0,
+                  took_seconds=0.1, rows=1)
+        for minute in range(180) for host in ("h1", "h2") if host == "h1" or minute > 90
+    )  # fmt: skip
+    with store_of_kind("chdb", tmp_path / "store") as store:
+        store.append(Batch(token="one", rows=runs))
+        now = {row["target"]: row for row in source_status(store, EVERYONE, span(1, 0)).rows.to_pylist()}
+        later = Window(start=END, end=END + timedelta(hours=2))
+        all_silent = source_status(store, EVERYONE, later).rows.to_pylist()
+    assert (now["h1"]["state"], now["h2"]["state"]) == ("ok", "stale")
+    assert "removed from the settings" in now["h2"]["next_step"]
+    assert {row["next_step"] for row in all_silent} == {"Is the collector process running?"}
