@@ -46,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     feed = commands.add_parser("prometheus-config", parents=[common], help="print what a Prometheus needs to feed us")
     feed.add_argument("--rules", action="store_true", help="print the recording rules instead of the scrape config")
     feed.add_argument("--out", type=Path, metavar="FOLDER", help="write both files there instead of printing one")
+    jobs = commands.add_parser("jobs", parents=[common], help="verify the GPU job ledger, or export a period of it")
+    jobs.add_argument("action", choices=("verify", "export"), nargs="?", default="verify", help="verify is the default")
+    jobs.add_argument("--from", dest="start", metavar="TIME", help="export: 2026-10-01 or 2026-10-01T08:00, UTC")
+    jobs.add_argument("--to", dest="end", metavar="TIME", help="export: the end, itself not in it")
+    jobs.add_argument("--format", choices=("csv", "json"), default="csv", help="export: csv is the default")
+    jobs.add_argument("--out", type=Path, metavar="FOLDER", help="export: a new folder for the files")
+    jobs.add_argument("--tenant", action="append", default=[], metavar="NAME", help="export: withhold all others")
     release = commands.add_parser("release-gpus", parents=[common], help="let go of the NVIDIA driver for a while")
     release.add_argument("--for", dest="period", type=_period, default="10m", metavar="TIME", help="30s, 10m, 2h (10m)")
     release.add_argument("--end", action="store_true", help="take the GPUs back before the time is over")
@@ -97,7 +104,7 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
         print(check_config.as_json(settings) if options.json else check_config.as_text(settings))
         return FINE
     logging.basicConfig(
-        level=logging.WARNING if options.command in {"once", "doctor"} else settings.general.log_level.upper(),
+        level=logging.WARNING if options.command in {"once", "doctor", "jobs"} else settings.general.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
@@ -115,6 +122,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
         checks = doctor.examine(settings)
         print(doctor.as_json(checks) if options.json else doctor.as_text(checks))
         return FINDINGS if any(check.state == "FAIL" for check in checks) else FINE
+    if options.command == "jobs":
+        return _jobs(options, settings)
     from collectors import service
 
     try:
@@ -164,6 +173,32 @@ def _release_gpus(options: argparse.Namespace, settings: Settings) -> int:
         return UNUSABLE
     print(json.dumps({"free": answer.free, "words": answer.words}) if options.json else answer.words)
     return FINE if answer.free or options.end else FINDINGS
+
+
+def _jobs(options: argparse.Namespace, settings: Settings) -> int:
+    from collectors import jobs_command
+    from collectors.runner import utc_now
+    from fleet import __version__
+    from fleet.tools.jobs import as_json, as_text
+
+    try:
+        if options.action == "verify":
+            chains, others = jobs_command.verify_store(settings)
+            print(as_json(chains, others) if options.json else as_text(chains, others), end="")
+            return FINDINGS if others or any(chain.findings for chain in chains) else FINE
+        request = jobs_command.request_from(options.start, options.end, options.format, options.out, options.tenant)
+        files = jobs_command.export_store(settings, request, now=utc_now(), version=__version__)
+    except jobs_command.CommandError as error:
+        print(f"jobs: {error}", file=sys.stderr)
+        return UNUSABLE
+    manifest = json.loads(files["manifest.json"])
+    if options.json:
+        print(json.dumps(manifest, indent=1, ensure_ascii=False))
+    else:
+        print(f"{request.out}: {manifest['jobs']} jobs, {manifest['gaps']} gaps; verify with")
+        heads = "".join(f" --head {chain['head']['hash']}" for chain in manifest["chains"])
+        print(f"python -m fleet jobs verify {request.out}{heads}")
+    return FINE
 
 
 def _once(options: argparse.Namespace, settings: Settings) -> int:
