@@ -16,9 +16,12 @@ from collectors.nvml_calls import NO_DATA, NOT_SUPPORTED, Calls, Handle
 # possible; any tensor pipe; memory interface.
 _GRAPHICS = 1
 _METRICS = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 5: "tensor_active_ratio", 10: "dram_active_ratio"}
+# MiB/s. Not told themselves: the byte counters are exact, but may turn over several times between two sweeps.
+_TRAFFIC = {20: "pcie_transmit_about_bytes", 21: "pcie_receive_about_bytes"}
 _VERSION = 1
 # The driver wants two samples at least 100 ms apart.
 _MINIMUM_SECONDS = 0.1
+_MEBIBYTE = 1 << 20
 
 
 class Gpm:
@@ -38,6 +41,8 @@ class Gpm:
         self._handle = handle
         self._instance = gpu_instance
         self._names: Mapping[int, str] = {**({_GRAPHICS: "busy_ratio"} if busy else {}), **_METRICS}
+        if gpu_instance is None:
+            self._names = {**self._names, **_TRAFFIC}
         self._monotonic = monotonic
         self._refused = -1  # not asked yet; 0 = supported; else the code for ever
         self._older: tuple[Handle, float] | None = None
@@ -63,7 +68,11 @@ class Gpm:
         found = self._calls.ask("sm_active_ratio", lambda: self._metrics(older[0], sample), errors)
         for metric in found or ():
             name = self._names[metric.metricId]
-            if metric.nvmlReturn == 0 and math.isfinite(metric.value):
+            known = metric.nvmlReturn == 0 and math.isfinite(metric.value)
+            if metric.metricId in _TRAFFIC:
+                if known:
+                    values[name] = metric.value * _MEBIBYTE * (now - older[1])
+            elif known:
                 values[name] = min(1.0, max(0.0, metric.value / 100))
                 errors.pop(name, None)
             else:

@@ -66,6 +66,8 @@ class Metrics:
     # Since the driver was loaded. PCIe may be a 32-bit counter that wraps; NVLink is the sum of all links.
     pcie_receive_bytes: int | None = None
     pcie_transmit_bytes: int | None = None
+    pcie_receive_about_bytes: float | None = None  # since the last sweep, from GPM
+    pcie_transmit_about_bytes: float | None = None
     nvlink_receive_kibibytes: int | None = None
     nvlink_transmit_kibibytes: int | None = None
 

@@ -136,8 +136,12 @@ class GpuRows:
         reloaded = self._fell(one.uuid, "energy", metrics.energy_millijoules)
         joules = self._increase(one.uuid, "energy", metrics.energy_millijoules)
         joules = None if joules is None else joules / 1000
-        pcie_in = self._wrapping(one.uuid, "pcie in", metrics.pcie_receive_bytes, reloaded=reloaded)
-        pcie_out = self._wrapping(one.uuid, "pcie out", metrics.pcie_transmit_bytes, reloaded=reloaded)
+        pcie_in = self._turning(
+            one.uuid, "pcie in", metrics.pcie_receive_bytes, metrics.pcie_receive_about_bytes, reloaded=reloaded
+        )
+        pcie_out = self._turning(
+            one.uuid, "pcie out", metrics.pcie_transmit_bytes, metrics.pcie_transmit_about_bytes, reloaded=reloaded
+        )
         nvlink_in = self._increase(one.uuid, "nvlink in", metrics.nvlink_receive_kibibytes)
         nvlink_out = self._increase(one.uuid, "nvlink out", metrics.nvlink_transmit_kibibytes)
         corrected = self._increase(one.uuid, "ecc corrected", metrics.ecc_corrected_count)
@@ -295,17 +299,23 @@ class GpuRows:
             self._last[uuid, name] = value
         return value is not None and last is not None and value < last
 
-    def _wrapping(self, uuid: str, name: str, value: int | None, *, reloaded: bool) -> int | None:
-        """Increase of a counter that may have 32 bits: a fall is then one turn. Several turns at once look like one."""
+    def _turning(self, uuid: str, name: str, value: int | None, about: float | None, *, reloaded: bool) -> int | None:
+        """Increase of a counter that may have 32 bits, so that a fall is a turn of it.
+
+        4 GiB pass in less than a second at full speed. How many turns there were, only `about` tells, the increase as
+        GPM saw it; without it one turn or none is assumed, and a busy link is told too low.
+        """
         last = self._last.get((uuid, name))
         if value is None:
             return None
         self._last[uuid, name] = value
         if last is None:
             return None
-        if value >= last:
-            return value - last
-        return value if reloaded or last >= _TURN else value - last + _TURN
+        if reloaded or last >= _TURN or value >= _TURN:  # a wide counter that fell was set to 0
+            return value if value < last else value - last
+        increase = (value - last) % _TURN
+        turns = 0 if about is None else max(0, round((about - increase) / _TURN))
+        return increase + turns * _TURN
 
 
 def driver_event(event: DriverEvent, host: str) -> Event:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from fleet.inventory import GpuRequest
@@ -34,6 +36,20 @@ def test_a_pcie_counter_that_turns_over_goes_on_and_one_of_a_new_driver_starts_a
     assert gpus(host.poll().rows)[A].pcie_transmit_bytes == 150
     host.stub.write(gpu(0, A, energy=10, field_197=20))
     assert gpus(host.poll().rows)[A].pcie_transmit_bytes == 20
+
+
+def test_a_pcie_counter_that_turned_over_several_times_is_put_right_by_gpm(make_host):
+    keys = {"gpm_support": 1, "gpm_2": 50, "gpm_21": 0}
+    host = make_host(gpu(0, A, field_197=1000, field_198=1000, **keys))
+    host.poll()
+    time.sleep(0.2)
+    # GPM tells MiB/s: over at least 0.2 s a hundred thousand of them are more than four turns of 4 GiB.
+    host.stub.write(gpu(0, A, field_197=2000, field_198=2000, **{**keys, "gpm_20": 100_000}))
+    row = gpus(host.poll().rows)[A]
+    assert row.pcie_transmit_bytes % 2**32 == 1000
+    assert row.pcie_transmit_bytes >= 4 * 2**32
+    assert row.pcie_receive_bytes == 1000
+    assert "pcie" not in row.unknown_reason
 
 
 def test_what_a_gpu_does_not_support_is_asked_again_only_with_the_health_values(make_host):
