@@ -19,6 +19,7 @@ from fleet.model import Window
 from fleet.severity import Thresholds
 from queries.resolution import Resolution, epoch_ms, moment, resolution
 from queries.scoping import Where
+from queries.sharing import shared
 from store import Store
 
 _MINUTE, _HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -185,6 +186,7 @@ class Device:
         return 0.0 if self.mig else max(0.0, (end - start).total_seconds())
 
 
+@shared
 def devices(store: Store, window: Window, *, host: str | None = None) -> dict[str, Device]:
     """Every device ever sampled, by UUID, with the time in which it was there.
 
