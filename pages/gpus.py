@@ -1,49 +1,95 @@
-"""GPUs: who holds them, who uses them, what is wasted?"""
+"""GPUs: who holds them, who uses them, what is wasted? With an id: everything about one GPU."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import fleet_panels, frame, gpu_panels, panels
+from dashboard import empty, events, frame, gpu_detail_panels, gpu_panels, navigation, panels
 from dashboard.look import Look
-from queries import gpus
+from queries import gpu_contract, gpu_detail, gpu_idle, gpu_time, gpu_use, gpus
 
 visit = frame.visit()
 
 
+def open_gpu(uuid: str) -> None:
+    navigation.go("gpus", visit.context, id=uuid)
+
+
+def open_container(key: str) -> None:
+    navigation.go("container", visit.context, id=key)
+
+
 def render(look: Look) -> None:
-    host = look.context.host
+    if look.context.subject:
+        one_gpu(look, look.context.subject)
+    else:
+        all_gpus(look)
+
+
+def all_gpus(look: Look) -> None:
+    host, by, terms = look.context.host, "gpu" if look.context.host else "host", gpu_panels.contract_terms()
+    span = look.every(gpu_panels.SPAN_SECONDS)
     look.ahead(gpus.gpu_table, host=host)
-    look.ahead(gpus.gpu_heatmap, host=host)
-    look.ahead(gpus.idle_holders, host=host)
-    funnel = look.ask(gpus.gpu_funnel, host=host).rows.to_pylist()
+    span.ahead(gpu_contract.gpu_contract, host=host, **terms)
+    span.ahead(gpu_idle.idle_ranking, host=host)
+    span.ahead(gpu_use.gpu_use, host=host)
+    span.ahead(gpu_time.gpu_time, by=by, host=host)
+    span.ahead(gpu_time.gpu_funnel_time, host=host)
+    span.ahead(gpus.gpu_heatmap, host=host)
+    look.ahead(gpus.gpu_funnel, host=host)
     found = look.ask(gpus.gpu_table, host=host)
     rows = found.rows.to_pylist()
-    idle = look.ask(gpus.idle_holders, host=host).rows.to_pylist()
-    heat = look.ask(gpus.gpu_heatmap, host=host)
-    frame.headline(look, gpu_panels.sentence(rows, sum(row["use"] == "held_idle" for row in rows)))
+    time = span.ask(gpu_time.gpu_time, by=by, host=host).rows.to_pylist()
+    findings = span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist()
+    frame.headline(look, gpu_panels.sentence(rows, time, sum(row["severity"] != "info" for row in findings)))
     if not rows:
         panels.nothing("NVML reported no GPU in this view; the Status page says what was looked for.", height=160)
         return
-    gpu_panels.funnel(funnel)
-    left, right = st.columns([3, 2], gap="medium")
+    names = {row["gpu_uuid"]: gpu_panels.full_name(row) for row in rows}
+    hours = span.ask(gpu_time.gpu_funnel_time, host=host).rows.to_pylist()
+    left, right = st.columns(2, gap="medium")
     with left:
-        gpu_panels.heat(look, heat, 300)
+        gpu_panels.funnel(look, hours, look.ask(gpus.gpu_funnel, host=host).rows.to_pylist(), 120)
+        gpu_panels.heat(look, span.ask(gpus.gpu_heatmap, host=host), names, 246)
     with right:
-        gpu_panels.idle(look, idle)
-        names = {row["gpu_uuid"]: f"{fleet_panels.short_host(row['host'])} · {row['gpu_index']}" for row in rows}
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            chosen = st.selectbox(
-                "GPU", list(names), format_func=lambda uuid: f"on GPU {names.get(uuid, uuid)}", key="gpu",
-                label_visibility="collapsed", width=190,
-            )  # fmt: skip
-            measure = st.segmented_control(
-                "Measure", ["SM", "memory"], default="SM", required=True, key="measure", label_visibility="collapsed"
-            )
-        gpu_panels.holders(
-            look, look.ask(gpus.gpu_holders_series, gpu_uuid=chosen or rows[0]["gpu_uuid"]), measure or "SM", 160
-        )
-    gpu_panels.table(rows, shown_rows=16)
+        gpu_panels.states(look, time, names, 128)
+        gpu_panels.idle(look, span.ask(gpu_idle.idle_ranking, host=host).rows.to_pylist(), shown=2)
+        gpu_panels.contract(look, findings, shown=4)
+    over = span.ask(gpu_use.gpu_use, host=host).rows.to_pylist()
+    gpu_panels.table(rows, over, shown_rows=20, on_pick=open_gpu)
+    gpu_panels.findings(look, findings)
+    panels.gaps(found.gaps, found.coverage)
+
+
+def one_gpu(look: Look, uuid: str) -> None:
+    facts = look.ask(gpu_detail.gpu_facts, gpu_uuid=uuid).rows.to_pylist()
+    if not facts:
+        empty.not_there(look, "GPU")
+        return
+    span, host = look.every(gpu_panels.SPAN_SECONDS), facts[0]["host"]
+    look.ahead(gpus.gpu_table, host=host)
+    look.ahead(gpu_detail.gpu_presence, gpu_uuid=uuid)
+    span.ahead(gpu_detail.gpu_signals, gpu_uuid=uuid)
+    span.ahead(gpus.gpu_holders_series, gpu_uuid=uuid)
+    span.ahead(gpu_use.gpu_use, gpu_uuid=uuid)
+    span.ahead(gpu_detail.gpu_events, gpu_uuid=uuid)
+    found = look.ask(gpus.gpu_table, host=host)
+    row = next((row for row in found.rows.to_pylist() if row["gpu_uuid"] == uuid), None)
+    frame.headline(look, gpu_detail_panels.sentence(facts[0], row))
+    gpu_detail_panels.header(look, facts[0])
+    gpu_detail_panels.who(look.ask(gpu_detail.gpu_presence, gpu_uuid=uuid).rows.to_pylist(), row, open_container)
+    happened = span.ask(gpu_detail.gpu_events, gpu_uuid=uuid).rows.to_pylist()
+    marks = events.marks([one for one in happened if one["kind"] in gpu_detail_panels.MARKED], look.colours)
+    signals = span.ask(gpu_detail.gpu_signals, gpu_uuid=uuid)
+    gpu_detail_panels.stacks(look, span.ask(gpus.gpu_holders_series, gpu_uuid=uuid), signals, marks)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        gpu_detail_panels.power(look, signals, marks)
+    with right:
+        gpu_detail_panels.chosen(look, signals, marks)
+    for use in span.ask(gpu_use.gpu_use, gpu_uuid=uuid).rows.to_pylist():
+        gpu_detail_panels.use(use, row)
+    gpu_detail_panels.listing(happened)
     panels.gaps(found.gaps, found.coverage)
 
 
