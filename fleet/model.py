@@ -317,16 +317,17 @@ class SourceRun(Row):
 class GpuJob(Row):
     """One entry of the GPU job ledger: a container run was given a set of GPUs ("open"), or that ended ("close").
 
-    Entries are only ever appended; a job is the entries of one `job_id`. `hash` covers the canonical row and
-    `previous_hash`, so a chain (one per collector) shows any entry edited, removed or moved. A "gap" entry says from
-    when to when nobody looked.
+    Entries are only ever appended; a job is the entries of one `job_id`, and its "close" repeats all facts. `hash`
+    covers the canonical row and `previous_hash`, so a chain (one per collector) shows any entry edited, removed or
+    moved (fleet/gpu_jobs.py, docs/ledger.md). A "gap" entry says from `started_at` to `ended_at` nobody looked at the
+    host; a "pruned" one, up to which entry older ones were forgotten (both without job and tenant).
     """
 
     table: ClassVar[str] = "gpu_jobs"
     at: datetime  # when the entry was written
     chain: str
     sequence: int
-    entry: str  # "open" | "close" | "gap"
+    entry: str  # "open" | "close" | "gap" | "pruned"
     job_id: str
     host: str
     tenant: str

@@ -29,7 +29,8 @@ def newest_snapshot(store: Store, scope: Scope, now: datetime) -> Snapshot:
         row = store.query(
             "SELECT toUnixTimestamp64Milli(max(at)) AS newest_ms,"
             " countIf(source = 'synthetic' OR detail = 'synthetic') AS synthetic FROM source_runs"
-            f" WHERE {condition}",
+            # The ledger's own polls bring nothing that a page shows: they make no new snapshot.
+            f" WHERE source != 'ledger' AND {condition}",
             {"since": epoch_ms(now - timedelta(minutes=10))} if "since" in condition else None,
         ).to_pylist()[0]
         if row["newest_ms"]:
