@@ -6,6 +6,7 @@ fleet is behind the gateway's tokens. The port is loopback unless the settings s
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -111,6 +112,15 @@ def web_app(
     return Starlette(routes=routes)
 
 
+class _QuietServer(uvicorn.Server):
+    """Uvicorn asks itself ten times a second whether to stop, which costs 0.2 % of a core; this one twice."""
+
+    async def main_loop(self) -> None:
+        """Serve until `should_exit`."""
+        while not await self.on_tick(0):  # 0: the tick that also renews the Date header
+            await asyncio.sleep(0.5)
+
+
 class WebServer:
     """Uvicorn on a thread of its own. The port is taken in the constructor, so that a clash ends the start."""
 
@@ -121,7 +131,7 @@ class WebServer:
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, server_header=False
         )
-        self._server = uvicorn.Server(config)
+        self._server = _QuietServer(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="web", daemon=True
         )
