@@ -6,7 +6,7 @@ Pure. The Docker inventory and the demo build their looks with the same function
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fleet.gpu_job_fields import time_text, to_milliseconds
@@ -35,6 +35,7 @@ class Seen:
     """One container as a look found it. started_at: of its newest run, finished_at: of its newest ended run.
 
     draft: its job, None when it holds no GPU as far as is known. waiting: it asks for GPUs that nobody could list yet.
+    at_least: the draft's GPUs are those it was seen to use without holding them; there may be more.
     """
 
     container_id: str
@@ -46,6 +47,7 @@ class Seen:
     oom_killed: bool = False
     draft: GpuJob | None = None
     waiting: bool = False
+    at_least: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +78,17 @@ class JobRules:
 
 
 def look_at(
-    host: str, at: datetime, containers: Iterable[Container], gpus: Mapping[str, GpuFacts], rules: JobRules, *,
+    host: str,
+    at: datetime,
+    containers: Iterable[Container],
+    gpus: Mapping[str, GpuFacts],
+    rules: JobRules,
+    *,
     chain: str,
-) -> Look:  # fmt: skip
-    """The look of these containers. gpus: of the host, by UUID."""
-    found = tuple(_seen(row, gpus, rules, chain) for row in containers)
+    used: Mapping[str, tuple[str, ...]] | None = None,
+) -> Look:
+    """The look of these containers. gpus: by UUID; used: container id -> GPUs that its processes were seen on."""
+    found = tuple(_seen(row, gpus, rules, chain, at, (used or {}).get(row.container_id, ())) for row in containers)
     return Look(host=host, at=at, containers=found)
 
 
@@ -107,10 +115,18 @@ def reason_of(exit_code: int | None, *, oom_killed: bool = False) -> str:
     return f"{words} (out of memory)" if oom_killed else f"{words} (killed)" if exit_code == 137 else words
 
 
-def _seen(row: Container, gpus: Mapping[str, GpuFacts], rules: JobRules, chain: str) -> Seen:
+def _seen(
+    row: Container, gpus: Mapping[str, GpuFacts], rules: JobRules, chain: str, at: datetime, used: tuple[str, ...]
+) -> Seen:
     running = row.state in HOLDING_STATES and not row.removed and row.started_at is not None
     known = bool(row.gpu_uuids) and all(uuid in gpus or not uuid.startswith("MIG-") for uuid in row.gpu_uuids)
     absent = bool(row.gpu_unresolved) and not row.gpu_uuids  # the list is known, and what it asks for is not on it
+    draft = _draft(row, gpus, rules, chain) if running and known else None
+    undeclared = running and bool(used) and not row.gpu_uuids and row.gpu_request_kind in _HOLDS_NOTHING
+    if undeclared:  # privileged, or given the device nodes in a way that inspect does not tell
+        draft = _draft(replace(row, gpu_uuids=used), gpus, rules, chain)
+        begun = {"gpu_uuids": "used, not declared: its processes are on them", "started_at": "first seen using them"}
+        draft = replace(draft, started_at=to_milliseconds(at), sources={**draft.sources, **begun})
     return Seen(
         container_id=row.container_id,
         name=row.name,
@@ -119,7 +135,8 @@ def _seen(row: Container, gpus: Mapping[str, GpuFacts], rules: JobRules, chain: 
         finished_at=None if row.finished_at is None else to_milliseconds(row.finished_at),
         exit_code=row.exit_code,
         oom_killed=row.oom_killed,
-        draft=_draft(row, gpus, rules, chain) if running and known else None,
+        draft=draft,
+        at_least=undeclared,
         waiting=running and not known and not absent and row.gpu_request_kind not in _HOLDS_NOTHING,
     )
 

@@ -77,8 +77,8 @@ class InventoryLooks:
     def _look(self, snapshot: HostInventory) -> Look:
         self._last[snapshot.host] = snapshot.at
         rows = [facts.row for facts in snapshot.containers]
-        gpus = self._keeper.gpus()
-        return look_at(snapshot.host, snapshot.at, rows, gpus, self._rules, chain=self._keeper.chain)
+        gpus, used, chain = self._keeper.gpus(), self._keeper.used(), self._keeper.chain
+        return look_at(snapshot.host, snapshot.at, rows, gpus, self._rules, chain=chain, used=used)
 
 
 class JobSource:

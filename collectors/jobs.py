@@ -16,7 +16,7 @@ from typing import Protocol
 from collectors.job_facts import RUN_STARTED, Ending, GpuFacts, Look, Seen, ending_of, gpu_facts, reason_of
 from fleet.gpu_job_fields import time_text, to_milliseconds
 from fleet.gpu_jobs import CLOSE, GAP, OPEN, job_id
-from fleet.model import Event, Gpu, GpuJob, Row
+from fleet.model import ContainerGpuSample, Event, Gpu, GpuJob, Row
 
 #: A host that nobody looked at for longer than this has a gap; polls that come late by a little are none.
 GAP_SECONDS = 60.0
@@ -93,6 +93,7 @@ class JobKeeper:
         self._lock = threading.Lock()
         self._endings: OrderedDict[str, list[Ending]] = OrderedDict()
         self._gpus: dict[str, GpuFacts] = {}
+        self._used: OrderedDict[str, set[str]] = OrderedDict()
         self._missing: dict[str, _Missing] = {}
         self._last_seen: dict[str, datetime] = {}
         self._hosts: set[str] = set()
@@ -112,13 +113,25 @@ class JobKeeper:
         with self._lock:
             return dict(self._gpus)
 
+    def used(self) -> dict[str, tuple[str, ...]]:
+        """Container id -> GPUs that it was seen to use without holding them."""
+        with self._lock:
+            return {container_id: tuple(sorted(uuids)) for container_id, uuids in self._used.items()}
+
     def hear(self, rows: Iterable[Row]) -> None:
         """Take note of what sources brought: ends of containers, names and sizes of GPUs."""
         with self._lock:
             for row in rows:
                 if isinstance(row, Gpu):
                     self._gpus[row.gpu_uuid] = gpu_facts(row)
+                elif isinstance(row, ContainerGpuSample):
+                    if row.container_id and not row.held and (row.memory_bytes or row.sm_ratio or row.processes):
+                        self._used.setdefault(row.container_id, set()).add(row.gpu_uuid)
+                        self._used.move_to_end(row.container_id)
+                        if len(self._used) > _CONTAINERS_KEPT:
+                            self._used.popitem(last=False)
                 elif isinstance(row, Event) and (ending := ending_of(row)) is not None:
+                    self._used.pop(row.container_id, None)  # the next run may use others
                     kept = self._endings.setdefault(row.container_id, [])
                     kept.append(ending)
                     del kept[:-_ENDINGS_KEPT]
@@ -141,7 +154,7 @@ class JobKeeper:
             self._missing.pop(job.job_id, None)
             self._last_seen[job.job_id] = look.at
             running[job.container_id, job.sources[RUN_STARTED]] = job
-            if found.draft is not None and set(found.draft.gpu_uuids) != set(job.gpu_uuids):
+            if found.draft is not None and _differ(job, found.draft, at_least=found.at_least):
                 drafts += self._changed(job, found.draft, look.at)
         for each in look.containers:
             if each.draft is not None and (each.container_id, each.draft.sources[RUN_STARTED]) not in running:
@@ -252,6 +265,11 @@ class JobKeeper:
             gpu_hours=round(seconds / 3600.0 * job.gpu_count, 6), energy_joules=joules, exit_code=ending.exit_code,
             end_reason=ending.reason, sources=sources, sequence=0, previous_hash="", hash="",
         )  # fmt: skip
+
+
+def _differ(job: GpuJob, draft: GpuJob, *, at_least: bool) -> bool:
+    now, before = set(draft.gpu_uuids), set(job.gpu_uuids)
+    return bool(now - before) if at_least else now != before
 
 
 def _is_same_run(job: GpuJob, found: Seen) -> bool:

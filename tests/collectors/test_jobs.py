@@ -64,7 +64,8 @@ class Machine:
         self.keeper = JobKeeper(self.ledger, lambda job, end: self.energy(job, end))
 
     def look(self, seconds: float, *containers: Container) -> None:
-        self.keeper.look(look_at("h1", at(seconds), containers, GPUS, RULES, chain="h1"))
+        used = self.keeper.used()
+        self.keeper.look(look_at("h1", at(seconds), containers, GPUS, RULES, chain="h1", used=used))
 
     @property
     def entries(self) -> list[GpuJob]:
@@ -329,3 +330,34 @@ def test_gpus_are_named_and_sized_by_what_the_gpu_source_brought(machine: Machin
     assert gpu_facts(part) == GpuFacts(name="A100 MIG 1g.10gb", share=1 / 7)
     machine.keeper.hear([whole, part])
     assert machine.keeper.gpus() == {"GPU-9": GpuFacts(name="A100"), "MIG-9": gpu_facts(part)}
+
+
+def using(gpu: str, name: str = "root", *, held: bool = False) -> ContainerGpuSample:
+    return ContainerGpuSample(
+        at=T, host="h1", tenant="acme", container_key=f"h1:{name}", container_id=f"{name}-id", gpu_uuid=gpu,
+        interval_seconds=5.0, held=held, memory_bytes=1 << 30,
+    )  # fmt: skip
+
+
+def test_one_that_uses_a_gpu_it_does_not_hold_is_a_job_and_says_so(machine: Machine):
+    root = container("root", gpu_uuids=(), gpu_request_kind="privileged", gpu_request="--privileged")
+    machine.look(5, root, container())
+    machine.keeper.hear([using("GPU-1"), using("GPU-2", "llm"), using("GPU-1", "llm", held=True)])
+    machine.look(10, root, container())
+    assert machine.told == [("open", 0, None, None, ""), ("open", 10, None, None, "")]
+    row = machine.entries[1]
+    assert (row.container_name, row.gpu_uuids, row.started_at) == ("root", ("GPU-1",), at(10))
+    assert row.sources["gpu_uuids"] == "used, not declared: its processes are on them"
+    assert row.sources["started_at"] == "first seen using them"
+    # A restart of the collector forgets what was used; hearing of it again, or of less, is no change.
+    machine.restart()
+    machine.look(15, root, container())
+    machine.keeper.hear([using("GPU-1")])
+    machine.look(20, root, container())
+    assert len(machine.entries) == 2
+    machine.keeper.hear([using("GPU-2")])
+    machine.look(25, root, container())
+    assert machine.told[2:] == [
+        ("close", 10, 25, None, "its set of GPUs changed"), ("open", 25, None, None, ""),
+    ]  # fmt: skip
+    assert machine.entries[3].gpu_uuids == ("GPU-1", "GPU-2")
