@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # Streamlit puts only this folder on the path
     sys.path.insert(0, str(ROOT))
 
-from dashboard import frame, navigation  # noqa: E402
+from dashboard import frame, navigation, streamlit_private  # noqa: E402
 from dashboard.look import choices  # noqa: E402
 
 st.set_page_config(
@@ -21,6 +21,7 @@ st.set_page_config(
     initial_sidebar_state=navigation.SIDEBAR_PIXELS,
 )
 page = st.navigation(navigation.pages(), position="sidebar")
+streamlit_private.steady()
 visit = frame.arrive()
 frame.banners(visit)
 frame.filters(visit, choices(visit.viewer))

@@ -61,6 +61,17 @@ def page_hash() -> str:
     return context.page_script_hash if context is not None else ""
 
 
+#: While a fragment runs for more than half a second the browser fades what it is about to replace. Every few seconds
+#: that is a flicker, and says nothing that the freshness beside the headline does not say better.
+_STALE = '[data-testid="stElementContainer"][data-stale="true"]'
+_STEADY = f"<style>{_STALE}{{opacity:1!important;transition:none!important}}</style>"
+
+
+def steady() -> None:
+    """Keep the page as it is while its next picture is made; drawn once, outside the live fragment."""
+    st.html(_STEADY)
+
+
 def settle_config() -> None:
     """Stop the server, about to start, from looking five times a second whether its configuration files changed.
 

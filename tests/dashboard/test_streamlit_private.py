@@ -62,3 +62,15 @@ def test_nothing_watches_the_configuration_of_a_running_server(monkeypatch):
     streamlit_private.settle_config()
     bootstrap._install_config_watchers({})
     assert not watched
+
+
+def test_the_style_that_keeps_a_page_steady_is_sent_and_shows_nothing():
+    def page():
+        from dashboard import streamlit_private
+
+        streamlit_private.steady()
+
+    app = AppTest.from_function(page).run()
+    assert not app.exception
+    assert not app.main.children  # a style alone takes no place on the page
+    assert "data-stale" in next(iter(app.get("html"))).proto.body
