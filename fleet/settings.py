@@ -33,6 +33,7 @@ from fleet.settings_table import (
     RetentionSettings,
     Setting,
     Settings,
+    SloSettings,
     StoreSettings,
     SyntheticSettings,
     TenancySettings,
@@ -229,7 +230,7 @@ class _Loader:
         return (origin, name) if origin == self.origin else ("environment", origin)
 
     def _cross_check(self, settings: Settings) -> None:
-        for section in ("docker", "prometheus", "endpoints", "tenant_rules"):
+        for section in ("docker", "prometheus", "endpoints", "tenant_rules", "slo"):
             entries = cast("tuple[object, ...]", getattr(settings, SECTIONS[section][0]))
             for number, item in enumerate(entries):
                 self._check_required(section, number, item)
@@ -240,6 +241,7 @@ class _Loader:
                 self._wrong(*self._place(f"docker[{number}].url"), daemon.url, *complaint)
         self._check_names("docker", [daemon.name for daemon in settings.docker])
         self._check_names("prometheus", [server.name for server in settings.prometheus if server.url])
+        self._check_names("slo", [objective.name for objective in settings.slo if objective.name])
         tiers = settings.retention
         if not tiers.raw_days <= tiers.minute_days <= tiers.hour_days:
             found = f"{tiers.raw_days}, {tiers.minute_days}, {tiers.hour_days}"
@@ -362,6 +364,6 @@ def _docker_name(url: str, host: str) -> str:
 __all__ = [
     "DEFAULT_DOCKER_URL", "LOOPBACK", "SECTIONS", "TABLE", "AlertSettings", "DashboardSettings", "DockerDaemon",
     "EndpointRule", "GatewaySettings", "General", "NvmlSettings", "PrometheusServer", "RetentionSettings", "Setting",
-    "Settings", "SettingsError", "StoreSettings", "SyntheticSettings", "TenancySettings", "TenantRule", "load_settings",
-    "masked", "read_secret", "with_password",
+    "Settings", "SettingsError", "SloSettings", "StoreSettings", "SyntheticSettings", "TenancySettings", "TenantRule",
+    "load_settings", "masked", "read_secret", "with_password",
 ]  # fmt: skip

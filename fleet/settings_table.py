@@ -30,6 +30,7 @@ from fleet.settings_rules import (
 )
 from fleet.settings_secrets import read_secret, with_password
 from fleet.severity import Thresholds
+from fleet.slo import Objective
 
 T = TypeVar("T", bound=Value)
 DEFAULT_DOCKER_URL = "unix:///var/run/docker.sock"
@@ -285,6 +286,30 @@ class AlertSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SloSettings:
+    """A promise about latency, judged for each tenant and model. None = p95 within `alerts.ttft_warning_seconds`."""
+
+    name: str = setting("", "How it is called on the pages", required=True)
+    field: str = setting(
+        "ttft_seconds",
+        "Which duration: first token, whole request, between tokens, in the queue",
+        rule=one_of("ttft_seconds", "e2e_seconds", "itl_seconds", "queue_seconds"),
+    )
+    target_seconds: float = setting(
+        2.0,
+        "Longest duration that keeps the promise; counted at the nearest bucket bound of the servers, which is shown",
+        unit="seconds",
+        rule=positive,
+    )
+    objective_ratio: float = setting(
+        0.95, "Share of the requests that must be within it", unit="ratio 0-1", rule=between(0.5, 0.99999)
+    )
+    window_days: float = setting(30.0, "Time over which the error budget counts", unit="days", rule=between(1, 90))
+    tenant: str = setting("", "Regular expression over the tenant; empty = any", rule=regex)
+    model: str = setting("", "Regular expression over the model; empty = any", rule=regex)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings in force, frozen. `origins`: where each value that is not a default comes from, by its name."""
 
@@ -303,6 +328,7 @@ class Settings:
     jobs: JobSettings = field(default_factory=JobSettings)
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    slo: tuple[SloSettings, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -334,6 +360,16 @@ class Settings:
     def thresholds(self) -> Thresholds:
         """The limits that queries judge by."""
         return Thresholds(**dataclasses.asdict(self.alerts))
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The promises in force: those written, else that p95 of the first token is within its warning limit."""
+        if self.slo:
+            return tuple(Objective(**dataclasses.asdict(one)) for one in self.slo)
+        limit = self.alerts.ttft_warning_seconds
+        return (
+            Objective(name="first token", target_seconds=limit, objective_ratio=0.95, window_days=7.0, assumed=True),
+        )
 
     def store_dsn(self) -> str:
         """DSN the collector writes to, with its password from `password_file`. Raises SettingsError."""
@@ -376,6 +412,7 @@ SECTIONS: Mapping[str, tuple[str, type, bool]] = {
     "jobs": ("jobs", JobSettings, False),
     "synthetic": ("synthetic", SyntheticSettings, False),
     "alerts": ("alerts", AlertSettings, False),
+    "slo": ("slo", SloSettings, True),
 }
 
 

@@ -300,3 +300,23 @@ def test_any_text_gives_settings_or_mistakes_and_nothing_else(text):
 @given(st.sampled_from([row.variable for row in TABLE]), st.text(max_size=50))
 def test_any_variable_gives_settings_or_mistakes_and_nothing_else(variable, text):
     assert settings_or_mistakes("", {variable: text})
+
+
+def test_promises_are_read_and_without_any_the_warning_limit_stands_for_one():
+    (assumed,) = settings("[alerts]\nttft_warning_seconds = 0.5").objectives
+    assert (assumed.target_seconds, assumed.objective_ratio, assumed.assumed) == (0.5, 0.95, True)
+    text = '[[slo]]\nname = "chat"\ntarget_seconds = 1\nobjective_ratio = 0.99\nmodel = "llama"\n'
+    (own,) = settings(text).objectives
+    assert (own.name, own.target_seconds, own.objective_ratio, own.model) == ("chat", 1.0, 0.99, "llama")
+    assert not own.assumed
+
+
+def test_a_promise_that_cannot_be_kept_track_of_is_refused():
+    found = mistakes('[[slo]]\nfield = "ttft"\nobjective_ratio = 1\n')
+    assert any(
+        one.startswith('fleet.toml: slo[0].field: found "ttft", not a choice; write "ttft_seconds"') for one in found
+    )
+    assert any(one.startswith("fleet.toml: slo[0].objective_ratio: found 1") for one in found)
+    assert any(one.startswith("fleet.toml: slo[0].name: missing") for one in found)
+    (twice,) = mistakes('[[slo]]\nname = "a"\n[[slo]]\nname = "a"\n')
+    assert "slo[0] has the same name" in twice

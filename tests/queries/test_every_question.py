@@ -12,6 +12,7 @@ import pytest
 
 import queries
 from fleet.model import Scope, Window
+from fleet.slo import Objective
 from queries.answer import Answer
 from store import Store
 from tests.queries.three_tenants import END, EVERYONE, TENANTS, key_of, window
@@ -30,7 +31,11 @@ def _questions() -> dict[str, Callable[..., Answer]]:
 
 QUESTIONS = _questions()
 #: Arguments beyond (store, scope, window), by name.
-SUBJECTS = {"container_key": key_of("chat"), "gpu_uuid": "GPU-1"}
+SUBJECTS = {
+    "container_key": key_of("chat"),
+    "gpu_uuid": "GPU-1",
+    "objectives": (Objective(name="fast", target_seconds=0.25, objective_ratio=0.9, window_days=7),),
+}
 #: Rows that name no tenant of their own: what belongs to the fleet as a whole.
 OWNERLESS = {"gpus.gpu_funnel", "overview.fleet_numbers", "overview.verdict", "status.source_status", "status.choices"}
 
