@@ -2,7 +2,7 @@
 -- `activity_seconds` of the rollups: seconds by activity, so that busy, low and idle time can be told over any span and
 -- for any threshold that lies on a bucket's edge. Key = bucket of `fleet.gpu_time.activity_bucket` (31 = not known),
 -- + 32 when a container held the device, + 64 when nobody could be asked. Weight columns: seconds in which the counters
--- of a group were known (0 in rows rolled up before this file: fall back to interval_seconds there).
+-- of a group were known; rows rolled up before this file answer with all their seconds where the counter was known at all.
 
 ALTER TABLE {table:gpu_samples}
     ADD COLUMN IF NOT EXISTS encoder_ratio Nullable(Float32) CODEC(ZSTD(1)),
@@ -66,9 +66,9 @@ ORDER BY (chain, sequence)
 SETTINGS {settings};
 
 ALTER TABLE {table:container_samples_1m}
-    ADD COLUMN IF NOT EXISTS cpu_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS network_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS block_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1));
+    ADD COLUMN IF NOT EXISTS cpu_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(cpu_seconds), 0, interval_seconds) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS network_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(network_receive_bytes), 0, interval_seconds) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS block_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(block_read_bytes), 0, interval_seconds) CODEC(ZSTD(1));
 
 DROP VIEW IF EXISTS {view:container_samples_1m_mv};
 
@@ -130,7 +130,7 @@ ALTER TABLE {table:gpu_samples_1m}
     ADD COLUMN IF NOT EXISTS holders_weighted SimpleAggregateFunction(sum, Nullable(Float64)) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS holders_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS holders_max SimpleAggregateFunction(max, Nullable(UInt32)) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(energy_joules), 0, interval_seconds) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS pcie_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS nvlink_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS activity_seconds SimpleAggregateFunction(sumMap, Map(UInt8, Float64)) CODEC(ZSTD(1));
@@ -235,7 +235,7 @@ ALTER TABLE {table:container_gpu_samples_1m}
     ADD COLUMN IF NOT EXISTS idle_power_watts_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS idle_power_watts_max SimpleAggregateFunction(max, Nullable(Float32)) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS idle_energy_joules SimpleAggregateFunction(sum, Nullable(Float64)) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(energy_joules), 0, interval_seconds) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS activity_seconds SimpleAggregateFunction(sumMap, Map(UInt8, Float64)) CODEC(ZSTD(1));
 
 DROP VIEW IF EXISTS {view:container_gpu_samples_1m_mv};
@@ -277,8 +277,8 @@ FROM {local:container_gpu_samples} AS s
 GROUP BY s.host, s.tenant, s.container_key, s.container_id, s.gpu_uuid, toStartOfMinute(s.at);
 
 ALTER TABLE {table:inference_samples_1m}
-    ADD COLUMN IF NOT EXISTS requests_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS tokens_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1));
+    ADD COLUMN IF NOT EXISTS requests_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(requests), 0, interval_seconds) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS tokens_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(generation_tokens), 0, interval_seconds) CODEC(ZSTD(1));
 
 DROP VIEW IF EXISTS {view:inference_samples_1m_mv};
 
@@ -316,9 +316,9 @@ FROM {local:inference_samples} AS s
 GROUP BY s.host, s.tenant, s.container_key, s.container_id, s.prometheus, s.endpoint, s.server, s.model, toStartOfMinute(s.at);
 
 ALTER TABLE {table:container_samples_1h}
-    ADD COLUMN IF NOT EXISTS cpu_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS network_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS block_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1));
+    ADD COLUMN IF NOT EXISTS cpu_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(cpu_seconds), 0, interval_seconds) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS network_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(network_receive_bytes), 0, interval_seconds) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS block_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(block_read_bytes), 0, interval_seconds) CODEC(ZSTD(1));
 
 DROP VIEW IF EXISTS {view:container_samples_1h_mv};
 
@@ -380,7 +380,7 @@ ALTER TABLE {table:gpu_samples_1h}
     ADD COLUMN IF NOT EXISTS holders_weighted SimpleAggregateFunction(sum, Nullable(Float64)) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS holders_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS holders_max SimpleAggregateFunction(max, Nullable(UInt32)) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(energy_joules), 0, interval_seconds) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS pcie_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS nvlink_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS activity_seconds SimpleAggregateFunction(sumMap, Map(UInt8, Float64)) CODEC(ZSTD(1));
@@ -485,7 +485,7 @@ ALTER TABLE {table:container_gpu_samples_1h}
     ADD COLUMN IF NOT EXISTS idle_power_watts_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS idle_power_watts_max SimpleAggregateFunction(max, Nullable(Float32)) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS idle_energy_joules SimpleAggregateFunction(sum, Nullable(Float64)) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS energy_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(energy_joules), 0, interval_seconds) CODEC(ZSTD(1)),
     ADD COLUMN IF NOT EXISTS activity_seconds SimpleAggregateFunction(sumMap, Map(UInt8, Float64)) CODEC(ZSTD(1));
 
 DROP VIEW IF EXISTS {view:container_gpu_samples_1h_mv};
@@ -527,8 +527,8 @@ FROM {local:container_gpu_samples} AS s
 GROUP BY s.host, s.tenant, s.container_key, s.container_id, s.gpu_uuid, toStartOfHour(s.at);
 
 ALTER TABLE {table:inference_samples_1h}
-    ADD COLUMN IF NOT EXISTS requests_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1)),
-    ADD COLUMN IF NOT EXISTS tokens_weight_seconds SimpleAggregateFunction(sum, Float64) CODEC(ZSTD(1));
+    ADD COLUMN IF NOT EXISTS requests_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(requests), 0, interval_seconds) CODEC(ZSTD(1)),
+    ADD COLUMN IF NOT EXISTS tokens_weight_seconds SimpleAggregateFunction(sum, Float64) DEFAULT if(isNull(generation_tokens), 0, interval_seconds) CODEC(ZSTD(1));
 
 DROP VIEW IF EXISTS {view:inference_samples_1h_mv};
 
