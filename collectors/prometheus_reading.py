@@ -86,20 +86,27 @@ def sort_vector(
     targets: TargetIndex,
 ) -> None:
     """File the answer to one query into the readings of this profile, by target key; `fields` are those it is for."""
-    by_target: dict[Hashable, dict[str, list[Sample]]] = {}
+    # By identity of the target first: its key holds all its labels, and hashing them for every series costs as much
+    # as all the rest here.
+    by_target: dict[int, tuple[Target, dict[str, list[Sample]]]] = {}
     for sample in vector:
         labels = sample[0]
         target = targets.find(labels)
-        key = target.key
-        by_metric = by_target.get(key)
-        if by_metric is None:
-            by_metric = by_target[key] = {}
-            if key not in readings:
-                readings[key] = TargetReading(target=target, profile=profile)
-        by_metric.setdefault(labels.get("__name__", ""), []).append(sample)
-    for key, by_metric in by_target.items():
+        found = by_target.get(id(target))
+        if found is None:
+            found = by_target[id(target)] = (target, {})
+        name = labels.get("__name__", "")
+        same = found[1].get(name)
+        if same is None:
+            found[1][name] = [sample]
+        else:
+            same.append(sample)
+    for target, by_metric in by_target.values():
+        reading = readings.get(target.key)
+        if reading is None:
+            reading = readings[target.key] = TargetReading(target=target, profile=profile)
         for wanted in fields:
-            _take(readings[key], wanted, by_metric)
+            _take(reading, wanted, by_metric)
 
 
 def _take(reading: TargetReading, wanted: ProfileField, by_metric: Mapping[str, list[Sample]]) -> None:

@@ -5,6 +5,7 @@ Nothing here waits for a source: polls run in `collectors/loop.py`, writes in `c
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import threading
@@ -28,6 +29,9 @@ RETENTION_FIRST_SECONDS = 60.0
 POLLS_END_SECONDS = 2.5
 WRITER_END_SECONDS = 2.5
 CLOSE_SECONDS = 1.5
+#: New objects before Python looks for garbage among them. A poll of 1,000 endpoints makes 100,000 that hold no cycle
+#: and die together; with Python's own 700 it walked them again and again, a tenth of the poll's CPU.
+COLLECT_GARBAGE_AFTER = 50_000
 
 
 def utc_now() -> datetime:
@@ -87,6 +91,7 @@ class Runner:
 
     def start(self) -> None:
         """Start every thread."""
+        gc.set_threshold(COLLECT_GARBAGE_AFTER, *gc.get_threshold()[1:])
         self._writing.start()
         for loop in self._loops:
             loop.start()

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from prometheus_api_client.exceptions import PrometheusApiClientException
@@ -319,15 +319,11 @@ def _vector(result: object) -> list[Sample]:
     """Samples of an instant query's result. Raises ValueError, TypeError or LookupError when it is no vector."""
     if not isinstance(result, list):
         raise TypeError("the result is no vector")
-    samples: list[Sample] = []
-    texts_only = {str}
-    for item in cast("list[Mapping[str, Sequence[str]]]", result):
-        labels = cast("dict[str, str]", item["metric"])
-        if labels and set(map(type, labels.values())) != texts_only:
-            raise TypeError("a label is no text")
-        if "value" in item:  # otherwise a native histogram: its buckets are not exposed as series
-            samples.append((labels, float(item["value"][1])))
-    return samples
+    items = cast("list[dict[str, Any]]", result)
+    for item in items:
+        "".join(item["metric"].values())  # the quickest way to find a label that is no text: a TypeError
+    # An item without a value is a native histogram: its buckets are not exposed as series.
+    return [(item["metric"], float(item["value"][1])) for item in items if "value" in item]
 
 
 def _clock(result: object) -> float:
