@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,6 +156,9 @@ def _lock(folder: Path) -> Generator[bool]:
         except BlockingIOError:
             yield False
         else:
+            file.truncate(0)  # a collector that starts meanwhile says which process has the folder
+            file.write(f"{os.getpid()}\n")
+            file.flush()
             yield True
 
 

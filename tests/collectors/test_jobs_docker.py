@@ -56,10 +56,19 @@ class Collector:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
+        """Start it and wait until it has the folder: a command that came first would hold it."""
+        log_file = self.folder / "log"
+        ready = b"health on http"
+        starts = log_file.read_bytes().count(ready) if log_file.exists() else 0
+        with log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "collectors"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
+        deadline = time.monotonic() + 60
+        while log_file.read_bytes().count(ready) == starts:
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                pytest.fail(f"the collector did not start: {log_file.read_text()[-2000:]}")
+            time.sleep(0.2)
 
     def end(self, number: int) -> None:
         if self.process is not None:
