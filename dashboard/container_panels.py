@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import streamlit as st
@@ -12,7 +12,7 @@ from dashboard import charts, fleet_panels, navigation, panels
 from dashboard import format as fmt
 from dashboard.charts import Axis, Line, Mark
 from dashboard.look import Look
-from dashboard.theme import Status
+from dashboard.theme import Palette, Status
 from queries.answer import Answer
 
 Row = Mapping[str, Any]
@@ -67,42 +67,6 @@ def header(look: Look, row: Row) -> None:
         )  # fmt: skip
 
 
-def gpu_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
-    """SM and memory of this container, the other holders of the same GPUs as grey stack."""
-    table = found.rows
-    if not table.num_rows:
-        panels.nothing("This container held and used no GPU in this range", height=_HEIGHT)
-        return
-    uuids = list(dict.fromkeys(table["gpu_uuid"].to_pylist()))
-    points = table.num_rows // len(uuids)
-    axis = Axis.of(table["t"].to_numpy()[:points])
-    names = table["gpu_index"].to_pylist()[::points]
-    grey, faint = look.colours.unknown, look.colours.faint
-    for label, own, others, nobody, unit in (
-        ("SM activity", "sm_ratio", "others_sm_ratio", "unattributed_sm_ratio", "%"),
-        ("GPU memory", "memory_bytes", "others_memory_bytes", "unattributed_memory_bytes", "B"),
-    ):
-        lines = [
-            Line(name=f"GPU {names[i]}", values=values, stacked=True, colour=look.colours.series[i % 8])
-            for i, values in enumerate(_split(table, own, len(uuids)))
-        ]
-        for name, column, colour in (("other holders", others, grey), ("unattributed", nobody, faint)):
-            total = np.nansum(_split(table, column, len(uuids)), axis=0).astype(np.float32)
-            if np.any(total > 0):
-                lines.append(Line(name=name, values=total, stacked=True, colour=colour))
-        panels.chart(
-            charts.series(label, axis, lines, look.colours, unit=unit, marks=marks),
-            key=f"gpu-{own}", alt=f"{label} of this container and of others on its GPUs", height=_HEIGHT,
-        )  # fmt: skip
-    power = np.nansum(_split(table, "power_watts", len(uuids)), axis=0).astype(np.float32)
-    if np.any(power > 0):
-        lines = [Line(name="power", values=power)]
-        panels.chart(
-            charts.series("GPU power", axis, lines, look.colours, unit="W", marks=marks),
-            key="gpu-power", alt="Power drawn for this container", height=_HEIGHT,
-        )  # fmt: skip
-
-
 def latency_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
     """Time to first token and whole requests: p50, p95 with its interval, the limit."""
     if not found.rows.num_rows:
@@ -116,10 +80,10 @@ def latency_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
     ):
         colour = look.colours.series[0]
         lines = [
-            Line(name="low", values=_floats(found, f"{field}_p95_lower_seconds"), width=0, colour=colour, legend=False),
-            Line(name="p95 interval", values=_floats(found, f"{field}_p95_upper_seconds"), band=True, colour=colour),
-            Line(name="p95", values=_floats(found, f"{field}_p95_seconds"), colour=colour),
-            Line(name="p50", values=_floats(found, f"{field}_p50_seconds"), colour=look.colours.series[2]),
+            Line(name="low", values=floats(found, f"{field}_p95_lower_seconds"), width=0, colour=colour, legend=False),
+            Line(name="p95 interval", values=floats(found, f"{field}_p95_upper_seconds"), band=True, colour=colour),
+            Line(name="p95", values=floats(found, f"{field}_p95_seconds"), colour=colour),
+            Line(name="p50", values=floats(found, f"{field}_p50_seconds"), colour=look.colours.series[2]),
         ]
         if all(np.isnan(line_.values).all() for line_ in lines):
             continue
@@ -145,7 +109,7 @@ def load_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
 
 
 def host_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
-    """CPU, memory against the limit, network and block devices."""
+    """CPU with its throttling, memory against the limit, network and block devices."""
     if not found.rows.num_rows:
         panels.nothing("Docker gave no readings of this container in this range", height=_HEIGHT)
         return
@@ -158,6 +122,7 @@ def host_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
         ("Network", "B/s", (("in", "network_receive_bytes_per_second"), ("out", "network_transmit_bytes_per_second"))),
         ("Block devices", "B/s", (("read", "block_read_bytes_per_second"), ("write", "block_write_bytes_per_second"))),
         limit=(float(limits[-1]), f"limit {fmt.size(limits[-1])}") if limits else None,
+        shares={"CPU": ("throttled periods", floats(found, "throttled_ratio"))},
     )  # fmt: skip
 
 
@@ -168,18 +133,43 @@ def _group(
     marks: Sequence[Mark],
     *parts: tuple[str, str, tuple[tuple[str, str], ...]],
     limit: tuple[float, str] | None = None,
+    shares: Mapping[str, tuple[str, charts.Floats]] | None = None,
 ) -> None:
     columns = st.columns(2, gap="medium")
     for place, (label, unit, names) in enumerate(parts):
-        lines = [Line(name=name, values=_floats(found, column)) for name, column in names]
+        lines = [Line(name=name, values=floats(found, column)) for name, column in names]
+        figure = charts.series(
+            label, axis, lines, look.colours, unit=unit, marks=marks, limit=limit if label == "Memory" else None
+        )
+        if label in (shares or {}):
+            name, values = (shares or {})[label]
+            overlay_share(figure, axis, name, values, look.colours)
         with columns[place % 2]:
             panels.chart(
-                charts.series(
-                    label, axis, lines, look.colours, unit=unit, marks=marks,
-                    limit=limit if label == "Memory" else None,
-                ),
+                figure,
                 key=f"group-{names[0][1]}", alt=f"{label} over time", height=_HEIGHT,
             )  # fmt: skip
+
+
+def overlay_share(figure: dict[str, object], axis: Axis, name: str, values: charts.Floats, colours: Palette) -> None:
+    """A share of 0-1 over a figure's own axis, filled, with its percent on the right; left out when it stays zero."""
+    if not np.any(values > 0):
+        return
+    traces, layout = cast("list[dict[str, Any]]", figure["data"]), cast("dict[str, Any]", figure["layout"])
+    traces.append(
+        {
+            "type": "scatter", "mode": "lines", "name": name, "x0": axis.start_ms, "dx": axis.step_ms,
+            "y": np.asarray(values * 100.0, dtype=np.float32), "yaxis": "y2", "connectgaps": False, "fill": "tozeroy",
+            "line": {"color": colours.warning, "width": 0.8}, "fillcolor": f"{colours.warning}40",
+            "hovertemplate": "%{y:.3~g} %", "showlegend": True,
+        }
+    )  # fmt: skip
+    layout["yaxis2"] = {
+        "overlaying": "y", "side": "right", "range": [0, 100], "showgrid": False, "zeroline": False, "nticks": 3,
+        "ticksuffix": " %", "fixedrange": True, "tickfont": {"color": colours.warning, "size": 10},
+    }  # fmt: skip
+    layout["margin"] = {**layout["margin"], "r": 40}
+    layout["showlegend"] = True
 
 
 def labels(found: Sequence[tuple[str, str]] | None) -> None:
@@ -198,9 +188,6 @@ def _no_endpoint() -> None:
     panels.nothing("No inference endpoint is joined to this container; Status lists the unjoined ones", height=_HEIGHT)
 
 
-def _floats(found: Answer, column: str) -> charts.Floats:
+def floats(found: Answer, column: str) -> charts.Floats:
+    """A column as a line's values; NaN where it is not known."""
     return found.rows[column].to_numpy(zero_copy_only=False).astype(np.float32)
-
-
-def _split(table: Any, column: str, parts: int) -> charts.Floats:  # noqa: ANN401
-    return table[column].to_numpy(zero_copy_only=False).astype(np.float32).reshape(parts, -1)

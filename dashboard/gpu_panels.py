@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import streamlit as st
@@ -190,6 +190,8 @@ def heat(look: Look, found: Answer, names: Mapping[str, str], height: int) -> No
         "Activity by GPU", axis, [names.get(uuids[place], uuids[place][:12]) for place in seen], values[seen],
         look.colours,
     )  # fmt: skip
+    if height / len(seen) < 15:  # smaller letters before they run into one another
+        cast("dict[str, Any]", figure["layout"])["yaxis"]["tickfont"] = {"size": 9}
     panels.chart(
         figure, key="gpu-heat", alt=f"SM activity of {len(seen)} GPUs and MIG devices over time", height=height
     )
@@ -252,7 +254,26 @@ def findings(look: Look, rows: Sequence[Row], *, title: str = "Declared against 
 
 def finding(row: Row, look: Look) -> str:
     """One finding as Markdown: status and kind in words, whose it is, since when, and the sentence."""
-    return f"{_kind_words(row, look)}  \n:gray[{fmt.markdown(row['sentence'], 420)}]"
+    return f"{_kind_words(row, look)}  \n{with_code(row['sentence'])}"
+
+
+def with_code(text: str, limit: int = 500) -> str:
+    """A sentence of ours with fleet text in it: what stands between backticks becomes code, all the rest inert."""
+    parts = fmt.plain(text, limit).split("`")
+    if len(parts) % 2 == 0:  # cut in the middle of a code span, or a stray backtick
+        parts[-2:] = [" ".join(parts[-2:])]
+    return "".join(
+        f"`{part}`" if place % 2 and part.strip() else _kept(part, limit) for place, part in enumerate(parts)
+    )
+
+
+def _kept(part: str, limit: int) -> str:
+    """Inert text with the blanks at its ends, which `format.markdown` takes away."""
+    inner = part.strip()
+    if not inner:
+        return part
+    before, after = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
+    return f"{before}{fmt.markdown(inner, limit)}{after}"
 
 
 def _kind_words(row: Row, look: Look) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import streamlit as st
 
 from dashboard import format as fmt
 from dashboard import panels
-from dashboard.charts import text
+from dashboard.charts import Axis, Floats, Line, Mark, series, text
 from dashboard.look import Look
 from dashboard.theme import Palette
+from queries.answer import Answer
 
 Row = Mapping[str, Any]
 #: State of the queries -> the word on the page.
@@ -112,6 +114,29 @@ def figure(bars: Sequence[Bar], colours: Palette, idle_below: float, busy_from: 
             }
         )
     return {"data": traces, "layout": bars_layout(colours, left=104, legend=True, top=24)}
+
+
+def over_time(look: Look, found: Answer, marks: Sequence[Mark], *, key: str, height: int) -> None:
+    """GPUs' worth of each state over time; the stack is as high as the GPUs that were there."""
+    table = found.rows
+    if not table.num_rows:
+        panels.nothing("No GPU time in this range", height=height)
+        return
+    gpus = _floats(table, "gpus")
+    lines = [
+        Line(name=WORDS[state], values=_floats(table, f"{state}_ratio") * gpus, stacked=True,
+             colour=_look_of(state, look.colours)[0] if state != "gap" else look.colours.faint)
+        for state in STATES
+    ]  # fmt: skip
+    lines = [line for line in lines if np.any(line.values > 0)]
+    panels.chart(
+        series("GPU time by state", Axis.of(table["t"].to_numpy()), lines, look.colours, unit="GPUs", marks=marks),
+        key=key, alt="GPU time by state over time", height=height,
+    )  # fmt: skip
+
+
+def _floats(table: Any, column: str) -> Floats:  # noqa: ANN401
+    return table[column].to_numpy(zero_copy_only=False).astype(np.float32)
 
 
 def bars_layout(colours: Palette, *, left: int, legend: bool, top: int) -> dict[str, object]:

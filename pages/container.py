@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import streamlit as st
 
-from dashboard import container_panels, empty, events, frame, panels
+from dashboard import (
+    container_gpu_panels,
+    container_panels,
+    empty,
+    events,
+    frame,
+    gpu_detail_panels,
+    gpu_panels,
+    navigation,
+    panels,
+)
+from dashboard.charts import Mark
 from dashboard.look import Look
-from queries import containers
+from queries import containers, gpu_contract, gpu_detail, gpu_time, jobs
 
 visit = frame.visit()
 TABS = ["Host", "GPU", "Latency", "Load", "Events", "Labels"]
+
+
+def open_container(key: str) -> None:
+    navigation.go("container", visit.context, id=key)
 
 
 def render(look: Look) -> None:
@@ -29,7 +47,7 @@ def render(look: Look) -> None:
     if tab == "Host":
         container_panels.host_charts(look, look.ask(containers.container_host_series, container_key=key), marks)
     elif tab == "GPU":
-        container_panels.gpu_charts(look, look.ask(containers.container_gpu_series, container_key=key), marks)
+        gpu(look, rows[0], marks)
     elif tab == "Latency":
         container_panels.latency_charts(look, look.ask(containers.container_inference_series, container_key=key), marks)
     elif tab == "Load":
@@ -38,6 +56,41 @@ def render(look: Look) -> None:
         container_panels.labels(rows[0]["labels"])
     events.listing(happened, key="container-events", shown_rows=20 if tab == "Events" else 6)
     panels.gaps(found.gaps, found.coverage)
+
+
+def gpu(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
+    key, host, terms = row["container_key"], row["host"], gpu_panels.contract_terms()
+    span = look.every(gpu_panels.SPAN_SECONDS)
+    look.ahead(gpu_detail.container_presence, container_key=key)
+    span.ahead(gpu_contract.gpu_contract, host=host, **terms)
+    span.ahead(gpu_time.gpu_time, by="container", host=host)
+    span.ahead(containers.container_gpu_series, container_key=key)
+    span.ahead(gpu_time.gpu_time_series, host=host, container_key=key)
+    span.ahead(jobs.gpu_jobs, host=host, text=row["name"])
+    asked = look.ask(gpu_detail.container_allocation, container_key=key).rows.to_pylist()
+    broken = _own(span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist(), key)
+    container_gpu_panels.allocation(look, asked[0] if asked else None, broken)
+    present = look.ask(gpu_detail.container_presence, container_key=key).rows.to_pylist()
+    gpu_detail_panels.who(present, None, open_container, key="container-gpus", by_gpu=True)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        container_gpu_panels.time(
+            look, _own(span.ask(gpu_time.gpu_time, by="container", host=host).rows.to_pylist(), key)
+        )
+    with right:
+        container_gpu_panels.findings(look, broken)
+    container_gpu_panels.gpu_charts(
+        look,
+        span.ask(containers.container_gpu_series, container_key=key),
+        span.ask(gpu_time.gpu_time_series, host=host, container_key=key),
+        marks,
+    )
+    ledger = span.ask(jobs.gpu_jobs, host=host, text=row["name"]).rows.to_pylist()
+    container_gpu_panels.jobs(_own(ledger, key), open_container)
+
+
+def _own(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["container_key"] == key]
 
 
 frame.live(visit, render)

@@ -50,7 +50,7 @@ def all_gpus(look: Look) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         gpu_panels.funnel(look, hours, look.ask(gpus.gpu_funnel, host=host).rows.to_pylist(), 120)
-        gpu_panels.heat(look, span.ask(gpus.gpu_heatmap, host=host), names, 246)
+        gpu_panels.heat(look, span.ask(gpus.gpu_heatmap, host=host), names, 272)
     with right:
         gpu_panels.states(look, time, names, 128)
         gpu_panels.idle(look, span.ask(gpu_idle.idle_ranking, host=host).rows.to_pylist(), shown=2)

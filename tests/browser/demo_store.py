@@ -14,8 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import uvicorn
 
 from collectors import demo
+from collectors.build import MigratingStore
+from collectors.job_building import demo_job_source
 from collectors.sources.synthetic import SyntheticSource
 from fleet.model import Batch
+from fleet.settings import load_settings
 from store import open_store
 from store.client import Engine
 from store.gateway import GatewayTokens, gateway_app
@@ -27,13 +30,17 @@ def main(folder, port):
     store = open_store(dsn)
     store.migrate()
     position = demo.find_position(store, 7, datetime.now(UTC))
-    source = SyntheticSource(position.fleet, demo.fill(store, position, datetime.now(UTC), lambda *_: None))
+    filled_to = demo.fill(store, position, datetime.now(UTC), lambda *_: None)
+    source = SyntheticSource(position.fleet, filled_to)
+    settings = load_settings("", {"AIFLEET_DATA_DIR": str(Path(folder).parent)}, origin="test")
+    jobs = demo_job_source(settings, MigratingStore(store), position.fleet, filled_to - demo.HISTORY, filled_to)
 
     def live():
         while True:
             at = datetime.now(UTC)
             rows = (*source.collect(at).rows, position.fleet.run_row(at, 5.0, 0.01, 1))
             store.append(Batch(token=at.isoformat(), rows=rows))
+            jobs.collect(at)
             time.sleep(5)
 
     threading.Thread(target=live, daemon=True).start()

@@ -10,16 +10,20 @@ from urllib.parse import quote
 
 import pytest
 
+from collectors.synthetic.layout import Identities
 from tests.browser.conftest import settle
 
 pytestmark = pytest.mark.browser
 CONTAINER = quote("gpu-a01:acme-chat/llm-chat/1", safe="")
+GPU = Identities(7).gpu_uuid("gpu-a01", 2)
 PAGES = {
     "overview": "/",
     "containers": "/containers",
     "container": f"/container?id={CONTAINER}",
     "container-gpu": f"/container?id={CONTAINER}&tab=GPU",
     "gpus": "/gpus",
+    "gpu": f"/gpus?id={GPU}",
+    "jobs": "/jobs?range=6h",
     "tenant": "/tenant?tenant=acme",
     "status": "/status",
 }

@@ -8,6 +8,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from collectors import demo
+from collectors.build import MigratingStore
+from collectors.job_building import demo_job_source
+from collectors.synthetic.layout import Identities
 from dashboard import process
 from dashboard.access import Access
 from dashboard.data import Reader
@@ -23,8 +26,18 @@ from store import StoreUnavailable
 from tests.store.stores import embedded_store
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("overview", "containers", "container", "gpus", "tenant", "status")
 KEY = "gpu-a01:acme-chat/llm-chat/1"
+UUID = Identities(7).gpu_uuid("gpu-a01", 0)
+#: name -> the page, and the address that opens this view of it.
+VIEWS = {
+    **{name: (name, {}) for name in ("overview", "containers", "gpus", "jobs", "tenant", "status")},
+    "container": ("container", {"id": KEY}),
+    "container-gpu": ("container", {"id": KEY, "tab": "GPU"}),
+    "gpu": ("gpus", {"id": UUID}),
+    "host-gpus": ("gpus", {"host": "gpu-a01"}),
+    "one-tenant": ("tenant", {"tenant": "acme"}),
+}
+PAGES = tuple(VIEWS)
 
 
 class Shared:
@@ -44,13 +57,16 @@ class OnlyAcme(Access):
 
 
 @pytest.fixture(scope="module")
-def demo_store():
+def demo_store(tmp_path_factory):
     before = demo.HISTORY
     demo.HISTORY = timedelta(minutes=20)
     now = datetime.now(UTC)
     with embedded_store() as store:
         position = demo.find_position(store, 7, now)
         end = demo.fill(store, position, now, lambda *_: None)
+        folder = {"AIFLEET_DATA_DIR": str(tmp_path_factory.mktemp("ledger")), "AIFLEET_HOST": "chain-of-the-demo"}
+        settings = load_settings("", folder, origin="test")
+        demo_job_source(settings, MigratingStore(store), position.fleet, end - demo.HISTORY, end)
         yield store, end
     demo.HISTORY = before
 
@@ -81,11 +97,10 @@ def serve():
 
 def open_page(name, **params):
     app = AppTest.from_file(str(ROOT / "dashboard" / "app.py"), default_timeout=60)
-    if name == "container":
-        params.setdefault("id", KEY)
-    for key, value in params.items():
+    page, address = VIEWS[name]
+    for key, value in (address | params).items():
         app.query_params[key] = value
-    app.switch_page(f"../pages/{name}.py").run()
+    app.switch_page(f"../pages/{page}.py").run()
     assert not app.exception, [e.value for e in app.exception]
     return app
 
@@ -238,7 +253,56 @@ def test_the_tab_of_a_container_is_part_of_its_address(serve, demo_store):
     store, end = demo_store
     serve(store, end + timedelta(seconds=3))
     app = open_page("container", tab="GPU")
-    assert app.get("plotly_chart")[0].proto.alt.startswith("SM activity")
+    alts = [chart.proto.alt for chart in app.get("plotly_chart")]
+    assert any(alt.startswith("SM activity") for alt in alts)
+
+
+def test_the_gpu_pages_say_where_the_time_went_and_who_breaks_the_contract(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page("gpus")
+    alts = [chart.proto.alt for chart in app.get("plotly_chart")]
+    assert any(alt.startswith("total: ") and "GPU-h" in alt and "now" in alt for alt in alts)
+    assert any(alt.startswith("GPU time by state. all: busy") for alt in alts)
+    said = words(app)
+    assert "shares a GPU by accident" in said
+    assert "uses a GPU it did not ask for" in said
+    table = next(element.value for element in app.dataframe if "errors" in element.value)
+    assert len(table) == 20
+    assert set(table["use"]) <= {"busy", "low", "held, idle", "free", "unknown", "in MIG"}
+
+
+def test_a_gpu_of_its_own_shows_parts_that_close_with_the_device(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page("gpu")
+    table = next(element.value for element in app.dataframe if "believed" in element.value)
+    assert list(table["container"])[-2:] == ["unattributed", "= the device"]
+    assert table["held"][0] == "○ yes"
+    assert "Utilisation" in words(app)
+
+
+def test_a_gpu_that_is_not_this_viewers_reads_like_one_that_does_not_exist(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3), OnlyAcme(trusted_header="x"))
+    foreign = Identities(7).gpu_uuid("gpu-b01", 0)
+    theirs, nobodys = (words(open_page("gpu", id=uuid)) for uuid in (foreign, "GPU-nothing"))
+    assert "No such GPU in this view" in theirs
+    assert theirs.replace(foreign.replace("-", ""), "").replace(foreign, "") == nobodys.replace("GPU-nothing", "")
+
+
+def test_the_ledger_is_filtered_and_says_that_it_is_whole(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page("jobs", q="llm-chat", state="running")
+    said = words(app)
+    assert "ledger intact" in said
+    assert "chain-of-the-demo" in said
+    table = app.dataframe[0].value
+    assert set(table["workload"]) == {"llm-chat"}
+    assert set(table["status"]) == {"● running"}
+    assert "--from" in app.code[0].value
+    assert "No GPU job in this view" in words(open_page("jobs", q="nobody-has-this"))
 
 
 def test_every_question_that_judges_is_asked_with_the_operators_thresholds():
