@@ -50,6 +50,11 @@ def test_every_published_port_is_on_loopback() -> None:
     assert all(re.fullmatch(r'"127\.0\.0\.1:(\d+):\1"', port) for port in ports)
 
 
+def test_the_pages_are_told_the_address_at_which_their_port_is_published() -> None:
+    text = (ROOT / "compose.yaml").read_text()
+    assert re.findall(r"AIFLEET_DASHBOARD_PUBLISHED_ON: (\S+)", text) == re.findall(r'\["(\S+):8501:8501"\]', text)
+
+
 def test_every_setting_that_compose_sets_is_one_the_product_knows() -> None:
     from fleet.settings import load_settings
 
