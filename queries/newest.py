@@ -115,7 +115,8 @@ def newest_gpus(store: Store, scope: Scope, window: Window, *, host: str | None 
     if not counts:
         return []
     # Whose GPU it is was told by the first read; the second needs no look at the holders.
-    moments = _at(during(of_gpus(Scope(tenants=None), hour, _RAW, host=host), hour), (c["newest_ms"] for c in counts))
+    seen = Where("gpu_uuid IN {seen_gpus:Array(String)}", {"seen_gpus": sorted({str(c["gpu_uuid"]) for c in counts})})
+    moments = _at(during(seen, hour), (c["newest_ms"] for c in counts))
     rows = store.query(
         f"""
         SELECT host, gpu_uuid, at AS newest, interval_seconds AS step, state, unknown_reason AS reason,
