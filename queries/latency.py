@@ -20,7 +20,7 @@ from fleet.model import Scope, Window
 from queries.activity import Piece, pieces
 from queries.answer import Answer
 from queries.freshness import PROMETHEUS, answer
-from queries.resolution import grid, resolution, series_table
+from queries.resolution import Resolution, grid, resolution, series_table
 from queries.scoping import Where, during, of_tenants
 from store import Store
 
@@ -56,18 +56,19 @@ def latency_table(store: Store, scope: Scope, window: Window, *, host: str | Non
 
     Columns: role, server, model, tenant, container_key ("" where the group does not say), tenants (list), requests (in
     the window), requests_per_second (over the whole window, as all rates), error_ratio, prompt_tokens_per_second,
-    generation_tokens_per_second,
-    cached_tokens_per_second, requests_waiting, requests_running (mean, added over endpoints), kv_cache_ratio (the
-    fullest), and for each of e2e, ttft, itl, queue: {x}_count, {x}_mean_seconds, {x}_ladders (how many different
-    bucket ladders), and for p50, p95, p99: {x}_{p}_seconds, {x}_{p}_lower, {x}_{p}_upper (NULL = open),
-    {x}_{p}_state (ok, beyond, too_few, no_traffic, mean_only, different_buckets, not_measured); {x}_before_seconds:
-    p95 of the period before; {x}_changed: whether the two p95 lie in intervals that do not touch (NULL = cannot say).
+    generation_tokens_per_second, cached_tokens_per_second, requests_waiting, requests_running (mean, added over
+    endpoints), kv_cache_ratio (the fullest), and for each of e2e, ttft, itl, queue: {x}_count, {x}_mean_seconds,
+    {x}_ladders (how many different bucket ladders), {x}_shared_bounds (finite bounds that all of them have: what a
+    percentile is told by), {x}_odd (containers whose ladder is not the usual one of the group), and for p50, p95, p99:
+    {x}_{p}_seconds, {x}_{p}_lower, {x}_{p}_upper (NULL = open), {x}_{p}_state (ok, beyond, too_few, no_traffic,
+    mean_only, different_buckets, not_measured); {x}_before_seconds: p95 of the period before; {x}_changed: whether the
+    two p95 lie in intervals that do not touch (NULL = cannot say).
     """
     where = of_tenants(scope, host=host)
-    found = _distributions(store, where, window, by)
+    found = distributions(store, where, window, by)
     loads = _loads(store, where, window, by)
     earlier = Window(start=window.start - (window.end - window.start), end=window.start)
-    before = _distributions(store, where, earlier, by)
+    before = distributions(store, where, earlier, by)
     names = GROUPS[by]
     rows: list[dict[str, object]] = []
     for group in sorted({group for group, _ in found} | loads.keys()):
@@ -98,7 +99,8 @@ def _table_schema() -> pa.Schema:
     for field in FIELDS:
         short = field.removesuffix("_seconds")
         columns += [(f"{short}_count", pa.float64()), (f"{short}_mean_seconds", pa.float64())]
-        columns.append((f"{short}_ladders", pa.int64()))
+        columns += [(f"{short}_ladders", pa.int64()), (f"{short}_shared_bounds", pa.int64())]
+        columns.append((f"{short}_odd", pa.list_(pa.string())))
         for _, word in QUANTILES:
             columns += [(f"{short}_{word}_{part}", pa.float64()) for part in ("seconds", "lower", "upper")]
             columns.append((f"{short}_{word}_state", pa.string()))
@@ -106,19 +108,22 @@ def _table_schema() -> pa.Schema:
     return pa.schema(columns)
 
 
-def _cells(short: str, now: Distribution | None, before: Distribution | None) -> dict[str, object]:
+def _cells(short: str, found: Measured | None, earlier: Measured | None) -> dict[str, object]:
+    now, before = found.all if found else None, earlier.all if earlier else None
     cells: dict[str, object] = {
         f"{short}_count": now.count if now else None,
         f"{short}_mean_seconds": now.mean if now else None,
         f"{short}_ladders": now.ladders if now else 0,
+        f"{short}_shared_bounds": max(0, len(now.bounds) - 1) if now else 0,
+        f"{short}_odd": list(found.odd) if found else [],
     }
     for q, word in QUANTILES:
-        found = _quantile(now, q)
+        quantile = _quantile(now, q)
         cells |= {
-            f"{short}_{word}_seconds": found.value,
-            f"{short}_{word}_lower": found.lower,
-            f"{short}_{word}_upper": _finite(found.upper),
-            f"{short}_{word}_state": found.state,
+            f"{short}_{word}_seconds": quantile.value,
+            f"{short}_{word}_lower": quantile.lower,
+            f"{short}_{word}_upper": _finite(quantile.upper),
+            f"{short}_{word}_state": quantile.state,
         }
     present, past = _quantile(now, 0.95), _quantile(before, 0.95)
     return cells | {f"{short}_before_seconds": past.value, f"{short}_changed": _apart(past, present)}
@@ -139,29 +144,47 @@ def _apart(one: Quantile, other: Quantile) -> bool | None:
     return one.upper <= other.lower or other.upper <= one.lower
 
 
-def _conditions(where: Where, window: Window) -> list[tuple[Piece, Where]]:
+def inside(where: Where, window: Window) -> list[tuple[Piece, Where]]:
     """The tables and conditions that make up a window: samples, or hours with minutes at both ends."""
     if resolution(window).raw:
         return [(piece, during(where, window)) for piece in pieces(window)]
     return [(piece, where.also(piece.time_sql)) for piece in pieces(window)]
 
 
-def _distributions(store: Store, where: Where, window: Window, by: By) -> dict[tuple[Group, str], Distribution]:
-    """Distribution of each field of each group."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A group's observations of one field, and the containers whose bucket ladder is not the commonest of the group."""
+
+    all: Distribution
+    odd: tuple[str, ...]
+
+
+def distributions(
+    store: Store, where: Where, window: Window, by: By, *, fields: Sequence[str] = FIELDS
+) -> dict[tuple[Group, str], Measured]:
+    """What was measured of each field in each group, by the group's columns and the field."""
     names = GROUPS[by]
     key = ", ".join(names)
     parts: dict[tuple[Group, str], list[tuple[Sequence[float], Sequence[float], float | None]]] = {}
-    for piece, asked in _conditions(where, window):
+    holders: dict[tuple[Group, str], dict[tuple[float, ...], set[str]]] = {}
+    for piece, asked in inside(where, window):
+        # Grouped by a hash: an array as key costs three times as much.
         found = store.query(
-            f"SELECT {key}, field, bounds, {piece.tier.buckets} AS merged, sum(sum_increment) AS total"
-            f" FROM {piece.tier.table('histograms')} WHERE {asked.sql} AND field IN {FIELDS!r}"
-            f" GROUP BY {key}, field, bounds",
-            asked.parameters,
+            f"SELECT {key}, field, any(bounds) AS ladder, {piece.tier.buckets} AS merged, sum(sum_increment) AS total,"
+            f" groupUniqArray(100)(container_key) AS holders FROM {piece.tier.table('histograms')}"
+            f" WHERE {asked.sql} AND field IN {{fields:Array(String)}} GROUP BY {key}, field, cityHash64(bounds)",
+            {**asked.parameters, "fields": list(fields)},
         ).to_pylist()
         for row in found:
-            group = tuple(str(row[name]) for name in names)
-            parts.setdefault((group, str(row["field"])), []).append((row["bounds"], row["merged"], row["total"]))
-    return {group: distribution(some) for group, some in parts.items()}
+            group = tuple(str(row[name]) for name in names), str(row["field"])
+            parts.setdefault(group, []).append((row["ladder"], row["merged"], row["total"]))
+            holders.setdefault(group, {}).setdefault(tuple(row["ladder"]), set()).update(row["holders"])
+    return {group: Measured(distribution(some), _odd(holders[group])) for group, some in parts.items()}
+
+
+def _odd(holders: Mapping[tuple[float, ...], set[str]]) -> tuple[str, ...]:
+    usual = max(holders, key=lambda ladder: (len(holders[ladder]), len(ladder), ladder))
+    return tuple(sorted({key for ladder, keys in holders.items() if ladder != usual for key in keys if key}))
 
 
 def _loads(store: Store, where: Where, window: Window, by: By) -> dict[Group, _Load]:
@@ -170,7 +193,7 @@ def _loads(store: Store, where: Where, window: Window, by: By) -> dict[Group, _L
     sums = ", ".join(f"sum({name}) AS sum_{name}" for name in _COUNTERS)
     totals: dict[Group, dict[str, list[float]]] = {}
     tenants: dict[Group, set[str]] = {}
-    for piece, asked in _conditions(where, window):
+    for piece, asked in inside(where, window):
         tier = piece.tier
         # Waiting x seconds, added over endpoints: two endpoints with 3 waiting each are 6 waiting.
         gauges = ", ".join(
@@ -215,27 +238,15 @@ def latency_series(
     field: str = "ttft_seconds",
 ) -> Answer:  # fmt: skip
     """Percentiles over time of all servers (of one model if given): t (epoch ms), count, mean_seconds, p50_seconds,
-    p95_seconds, p95_lower, p95_upper, p99_seconds. NULL where a point has too few observations or no common buckets.
+    p95_seconds, p95_lower, p95_upper, p99_seconds, before_p95_seconds (as long before as the window is long). NULL
+    where a point has too few observations or no common buckets; beyond the last bound p95_lower alone is known.
     """
     tier = resolution(window, finest_seconds=60)
-    where = during(_of_model(of_tenants(scope, host=host), model), window, tier)
-    found = store.query(
-        f"SELECT {tier.bucket} AS bucket, bounds, {tier.buckets} AS merged, sum(sum_increment) AS total"
-        f" FROM {tier.table('histograms')} WHERE {where.sql} AND role = 'server' AND field = {{field:String}}"
-        " GROUP BY bucket, bounds",
-        {**where.parameters, "field": field},
-    ).to_pylist()
-    points = grid(window, tier.step_seconds)
-    place = {int(second): number for number, second in enumerate(points)}
-    parts: dict[int, list[tuple[Sequence[float], Sequence[float], float | None]]] = {}
-    for row in found:
-        number = place.get(int(row["bucket"]))
-        if number is not None:
-            parts.setdefault(number, []).append((row["bounds"], row["merged"], row["total"]))
+    where = _of_model(of_tenants(scope, host=host), model)
     names = ("count", "mean_seconds", "p50_seconds", "p95_seconds", "p95_lower", "p95_upper", "p99_seconds")
-    columns = {name: np.full(len(points), np.nan) for name in names}
-    for number, some in parts.items():
-        merged = distribution(some)
+    points = len(grid(window, tier.step_seconds))
+    columns = {name: np.full(points, np.nan) for name in (*names, "before_p95_seconds")}
+    for number, merged in _points(store, where, window, tier, field).items():
         p50, p95, p99 = (merged.quantile(q) for q, _ in QUANTILES)
         cells = {
             "count": merged.count, "mean_seconds": merged.mean, "p50_seconds": p50.value, "p95_seconds": p95.value,
@@ -244,7 +255,30 @@ def latency_series(
         for name, value in cells.items():
             if value is not None:
                 columns[name][number] = value
+    earlier = Window(start=window.start - (window.end - window.start), end=window.start)
+    for number, merged in _points(store, where, earlier, tier, field).items():
+        value = merged.quantile(0.95).value
+        if value is not None and number < points:
+            columns["before_p95_seconds"][number] = value
     return answer(store, scope, window, series_table(window, tier.step_seconds, columns), PROMETHEUS)
+
+
+def _points(store: Store, where: Where, window: Window, tier: Resolution, field: str) -> dict[int, Distribution]:
+    """Distribution of a field in each point of a window, by the point's number."""
+    asked = during(where, window, tier)
+    found = store.query(
+        f"SELECT {tier.bucket} AS bucket, any(bounds) AS ladder, {tier.buckets} AS merged, sum(sum_increment) AS total"
+        f" FROM {tier.table('histograms')} WHERE {asked.sql} AND role = 'server' AND field = {{field:String}}"
+        " GROUP BY bucket, cityHash64(bounds)",
+        {**asked.parameters, "field": field},
+    ).to_pylist()
+    place = {int(second): number for number, second in enumerate(grid(window, tier.step_seconds))}
+    parts: dict[int, list[tuple[Sequence[float], Sequence[float], float | None]]] = {}
+    for row in found:
+        number = place.get(int(row["bucket"]))
+        if number is not None:
+            parts.setdefault(number, []).append((row["ladder"], row["merged"], row["total"]))
+    return {number: distribution(some) for number, some in parts.items()}
 
 
 def latency_heatmap(
