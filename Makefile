@@ -57,7 +57,7 @@ fix: $(VENV)/.dev-ready ## Apply the safe part of the lint
 	@$(PY) -m ruff format .
 
 bench: $(VENV)/.dev-ready ## Measure (root, dockerd and Chromium as for the tests); prints one JSON object a benchmark
-	@for name in docker_sweep cycle_cpu nvml_cycle live_tick store_ingest queries memory; do $(PY) -m bench.$$name || exit 1; done
+	@for name in docker_sweep cycle_cpu nvml_cycle prometheus_poll live_tick store_ingest queries memory; do $(PY) -m bench.$$name || exit 1; done
 
 check: lint test ## What CI runs
 	@$(PY) -m collectors check-config --config fleet.example.toml >/dev/null
