@@ -1,26 +1,49 @@
-"""Series of one poll, sorted by target, model and field of a profile; nothing is counted here yet."""
+"""Series of one poll, filed by target, dialect, model, tenant and field; nothing is counted here yet."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import gt, itemgetter
 
+from collectors.prometheus_dialects import PROCESS_START, FieldQuery
 from collectors.prometheus_increments import Buckets
 from collectors.prometheus_targets import Sample, Target, TargetIndex
 from fleet.profiles import Profile, ProfileField
 
-#: Model names come from the scraped server: no longer, and no more of them, than anybody would name on purpose.
-MODEL_LENGTH = 256
-MODELS_PER_TARGET = 200
-#: Field of a query that failed -> why.
-Failures = Mapping[str, str]
+#: Names of models and tenants come from the scraped server: no longer, and no more of them, than anybody would name
+#: on purpose.
+NAME_LENGTH = 256
+SUBJECTS_PER_TARGET = {"server": 200, "gateway": 2000}
+#: Model and tenant, "" where the series do not say.
+Subject = tuple[str, str]
+#: (profile id, key of a field) of a query that failed -> why.
+Failures = Mapping[tuple[str, str], str]
+#: Which tenant of ours a profile's series speak of, "" when they do not say.
+TenantOf = Callable[[Profile, Mapping[str, str]], str]
+#: One histogram: its labels without name and bound, bounds as text, cumulative counts.
+_Ladder = tuple[dict[str, str], list[str], list[float]]
+
+
+def as_said(profile: Profile, labels: Mapping[str, str]) -> str:
+    """The tenant as the series name it."""
+    return profile.said("tenant", labels)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterSeries:
+    """One counter. `rank_of`: equal for series that repeat one count, None where none do."""
+
+    series: Hashable
+    value: float
+    rank_of: Hashable | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistogramSeries:
-    """One histogram of one engine, with its sum if exposed."""
+    """One histogram of one engine, with its sum if exposed. That of a mean has the one bound +Inf."""
 
     series: Hashable
     buckets: Buckets
@@ -30,170 +53,343 @@ class HistogramSeries:
 
 @dataclass(slots=True)
 class TargetReading:
-    """What one target exposes of one profile. Counters and gauges by field and model, problems by field."""
+    """What one target exposes of one dialect, by field and subject; problems by field.
+
+    Gauges are combined and in our unit; counters and sums are as exposed, by series.
+    """
 
     target: Target
     profile: Profile
-    models: set[str] = field(default_factory=set[str])
-    counters: dict[str, dict[str, list[tuple[Hashable, float]]]] = field(default_factory=dict)
-    gauges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    histograms: dict[str, dict[str, list[HistogramSeries]]] = field(default_factory=dict)
+    subjects: set[Subject] = field(default_factory=set[Subject])
+    counters: dict[str, dict[Subject, list[CounterSeries]]] = field(default_factory=dict)
+    gauges: dict[str, dict[Subject, float]] = field(default_factory=dict)
+    histograms: dict[str, dict[Subject, list[HistogramSeries]]] = field(default_factory=dict)
+    infos: dict[str, dict[Subject, str]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict[str, str])
+
+    def shown(self) -> list[Subject]:
+        """Models and tenants that become rows, in a stable order."""
+        return sorted(self.subjects)[: SUBJECTS_PER_TARGET[self.profile.role]]
 
     def counted_values(self) -> Iterator[tuple[Hashable, float]]:
         """Every counter, by series."""
-        for by_model in self.counters.values():
-            for pairs in by_model.values():
-                yield from pairs
+        for by_subject in self.counters.values():
+            for found in by_subject.values():
+                for each in found:
+                    yield each.series, each.value
 
     def counted_histograms(self) -> Iterator[tuple[Hashable, Buckets]]:
         """Every histogram, by series."""
-        for by_model in self.histograms.values():
-            for found in by_model.values():
+        for by_subject in self.histograms.values():
+            for found in by_subject.values():
                 for histogram in found:
                     yield histogram.series, histogram.buckets
 
 
-def query_of(wanted: ProfileField) -> str:
-    """The instant query that reads one field for the whole fleet: raw series, no rate, no sum.
+class PollReadings:
+    """The readings of one poll, filed answer by answer: no more than one answer is ever held whole."""
 
-    Increments must be taken per series before anything is added: sums of counters hide restarts.
-    """
-    names = wanted.metrics
-    if wanted.type == "histogram":
-        names = tuple(f"{name}{end}" for name in names for end in ("_bucket", "_sum"))
-    return selector(names)
+    def __init__(
+        self, spoken: Mapping[Hashable, Sequence[Profile]], index: TargetIndex, tenant_of: TenantOf = as_said
+    ) -> None:
+        """spoken: by target key, the dialects whose fields are taken from it."""
+        self._spoken = spoken
+        self._index = index
+        self._tenant_of = tenant_of
+        self._readings: dict[tuple[int, str], TargetReading] = {}
+        # What fields of later queries read too. By identity of the target: its key holds all its labels, and hashing
+        # them for every series costs as much as all the rest.
+        self._kept: dict[int, tuple[Target, dict[str, list[Sample]]]] = {}
+        self._failed: dict[str, str] = {}
+        self.failures: dict[tuple[str, str], str] = {}
+        self.starts: dict[Hashable, float] = {}
+
+    @property
+    def readings(self) -> list[TargetReading]:
+        """All of them."""
+        return list(self._readings.values())
+
+    def take(self, query: FieldQuery, vector: Iterable[Sample]) -> None:
+        """File the answer to one query; an empty one for a query without a text."""
+        by_target: dict[int, tuple[Target, dict[str, list[Sample]]]] = {}
+        find = self._index.find
+        for sample in vector:
+            labels = sample[0]
+            target = find(labels)
+            found = by_target.get(id(target))
+            if found is None:
+                found = by_target[id(target)] = (target, {})
+            name = labels.get("__name__", "")
+            same = found[1].get(name)
+            if same is None:
+                found[1][name] = [sample]
+            else:
+                same.append(sample)
+        for place, (target, kept) in self._kept.items():
+            ours = {name: samples for name, samples in kept.items() if name in query.names}
+            if ours:
+                by_target.setdefault(place, (target, {}))[1].update(ours)
+        for place, (target, by_metric) in by_target.items():
+            spoken = self._spoken.get(target.key)
+            if spoken is None:
+                continue
+            for _, value in by_metric.pop(PROCESS_START, ()):
+                self.starts[target.key] = value
+            for name in query.kept.intersection(by_metric):
+                copies = [(labels.copy(), value) for labels, value in by_metric[name]]
+                self._kept.setdefault(place, (target, {}))[1][name] = copies
+            if by_metric:
+                self._take_target(place, target, spoken, query, by_metric)
+        self._note_failures(query)
+
+    def fail(self, query: FieldQuery, why: str) -> None:
+        """Note that a query was not answered: none of its names is known in this poll."""
+        self._failed |= dict.fromkeys(query.names, why)
+        self._note_failures(query)
+
+    def _note_failures(self, query: FieldQuery) -> None:
+        if not self._failed:
+            return
+        for profile, fields in query.fields.items():
+            for wanted in fields:
+                why = next((self._failed[name] for name in wanted.series_names() if name in self._failed), None)
+                if why is not None:
+                    self.failures[profile, wanted.key] = why
+
+    def _take_target(
+        self,
+        place: int,
+        target: Target,
+        spoken: Sequence[Profile],
+        query: FieldQuery,
+        by_metric: Mapping[str, list[Sample]],
+    ) -> None:
+        ladders: dict[str, list[_Ladder]] = {}
+        for profile in spoken:
+            fields = query.fields.get(profile.id)
+            if fields is None:
+                continue
+            reading = self._readings.get((place, profile.id))
+            if reading is None:
+                reading = self._readings[place, profile.id] = TargetReading(target, profile)
+            for wanted in fields:
+                _take(reading, wanted, by_metric, ladders, self._tenant_of)
 
 
-def selector(names: Sequence[str]) -> str:
-    """A selector of all these metrics."""
-    return names[0] if len(names) == 1 else f'{{__name__=~"{"|".join(names)}"}}'
-
-
-def queries_of(profile: Profile) -> dict[str, list[ProfileField]]:
-    """Queries of a profile with the fields each one answers; fields over one metric share its query."""
-    queries: defaultdict[str, list[ProfileField]] = defaultdict(list)
-    for wanted in (*profile.samples, *profile.histograms):
-        queries[query_of(wanted)].append(wanted)
-    return dict(queries)
-
-
-def sort_vector(
-    readings: dict[Hashable, TargetReading],
-    profile: Profile,
-    fields: Sequence[ProfileField],
-    vector: Sequence[Sample],
-    targets: TargetIndex,
+def _take(
+    reading: TargetReading,
+    wanted: ProfileField,
+    by_metric: Mapping[str, list[Sample]],
+    ladders: dict[str, list[_Ladder]],
+    tenant_of: TenantOf,
 ) -> None:
-    """File the answer to one query into the readings of this profile, by target key; `fields` are those it is for."""
-    # By identity of the target first: its key holds all its labels, and hashing them for every series costs as much
-    # as all the rest here.
-    by_target: dict[int, tuple[Target, dict[str, list[Sample]]]] = {}
-    for sample in vector:
-        labels = sample[0]
-        target = targets.find(labels)
-        found = by_target.get(id(target))
-        if found is None:
-            found = by_target[id(target)] = (target, {})
-        name = labels.get("__name__", "")
-        same = found[1].get(name)
-        if same is None:
-            found[1][name] = [sample]
-        else:
-            same.append(sample)
-    for target, by_metric in by_target.values():
-        reading = readings.get(target.key)
-        if reading is None:
-            reading = readings[target.key] = TargetReading(target=target, profile=profile)
-        for wanted in fields:
-            _take(reading, wanted, by_metric)
-
-
-def _take(reading: TargetReading, wanted: ProfileField, by_metric: Mapping[str, list[Sample]]) -> None:
     """File the series of the first metric name that this target exposes."""
-    ends = ("_bucket", "_sum") if wanted.type == "histogram" else ("",)
-    metric = next((name for name in wanted.metrics if name + ends[0] in by_metric), None)
-    if metric is None:
+    end = "_bucket" if wanted.type == "histogram" else ""
+    place = next((place for place, name in enumerate(wanted.metrics) if name + end in by_metric), None)
+    if place is None:
         return
-    samples = [sample for end in ends for sample in by_metric.get(metric + end, ())]
+    metric = wanted.metrics[place]
     if wanted.type == "histogram":
-        _take_histograms(reading, wanted, metric, samples)
+        found = ladders.get(metric)
+        if found is None:
+            found = ladders[metric] = _ladders(by_metric[f"{metric}_bucket"])
+        _take_histograms(reading, wanted, metric, found, by_metric.get(f"{metric}_sum", ()), tenant_of)
+    elif wanted.type == "mean":
+        counts = by_metric.get(wanted.counts[place], ())
+        _take_means(reading, wanted, metric, counts, by_metric[metric], tenant_of)
+    elif wanted.type == "info":
+        infos = reading.infos.setdefault(wanted.name, {})
+        for labels, _ in by_metric[metric]:
+            if labels.get(wanted.label) and wanted.accepts(labels):
+                infos[_subject(reading.profile, labels, tenant_of)] = labels[wanted.label][:NAME_LENGTH]
+    elif wanted.type == "counter":
+        _take_counters(reading, wanted, by_metric[metric], tenant_of)
     else:
-        _take_numbers(reading, wanted, samples)
+        _take_gauges(reading, wanted, by_metric[metric], by_metric.get(wanted.divide_by, ()), tenant_of)
 
 
-def _take_numbers(reading: TargetReading, wanted: ProfileField, samples: Iterable[Sample]) -> None:
-    counters = reading.counters.setdefault(wanted.name, {}) if wanted.type == "counter" else {}
-    gauges = reading.gauges.setdefault(wanted.name, {}) if wanted.type == "gauge" else {}
+def _subject(profile: Profile, labels: Mapping[str, str], tenant_of: TenantOf) -> Subject:
+    return profile.model(labels)[:NAME_LENGTH], tenant_of(profile, labels) if "tenant" in profile.labels else ""
+
+
+def _known(reading: TargetReading, wanted: ProfileField, value: float) -> bool:
+    if not math.isfinite(value):
+        reading.problems[wanted.key] = f"{wanted.name} is {value}"
+    elif value >= reading.profile.blank_from:
+        reading.problems[wanted.key] = f"{wanted.name} is blank"
+    else:
+        return True
+    return False
+
+
+def _rank_of(wanted: ProfileField, labels: Mapping[str, str]) -> Hashable:
+    return frozenset(item for item in labels.items() if item[0] not in wanted.dedup)
+
+
+def _take_counters(
+    reading: TargetReading, wanted: ProfileField, samples: Iterable[Sample], tenant_of: TenantOf
+) -> None:
+    counters = reading.counters.setdefault(wanted.name, {})
     for labels, value in samples:
-        model = reading.profile.model(labels)[:MODEL_LENGTH]
-        reading.models.add(model)
-        if not math.isfinite(value):
-            reading.problems[wanted.key] = f"{wanted.name} is {value}"
-            continue
-        accepted = not wanted.match or wanted.accepts(labels)
-        if wanted.type == "gauge":
-            if accepted:
-                gauges.setdefault(model, []).append(value * wanted.scale)
+        subject = _subject(reading.profile, labels, tenant_of)
+        reading.subjects.add(subject)
+        if not _known(reading, wanted, value):
             continue
         # A metric that is there without the labels asked for counts as 0: it was never raised.
-        pairs = counters.setdefault(model, [])
-        if accepted:
-            pairs.append(((wanted.name, frozenset(labels.items())), value))
+        found = counters.setdefault(subject, [])
+        if not wanted.match or wanted.accepts(labels):
+            series = (wanted.name, frozenset(labels.items()))
+            found.append(CounterSeries(series, value, _rank_of(wanted, labels) if wanted.dedup else None))
 
 
-def _take_histograms(reading: TargetReading, wanted: ProfileField, metric: str, samples: Iterable[Sample]) -> None:
-    bucket_name = f"{metric}_bucket"
-    buckets: defaultdict[frozenset[tuple[str, str]], list[tuple[float, float]]] = defaultdict(list)
-    sums: dict[frozenset[tuple[str, str]], float] = {}
-    models: dict[frozenset[tuple[str, str]], str] = {}
-    for all_labels, value in samples:
-        if wanted.match and not wanted.accepts(all_labels):
+def _take_gauges(
+    reading: TargetReading,
+    wanted: ProfileField,
+    samples: Iterable[Sample],
+    below: Iterable[Sample],
+    tenant_of: TenantOf,
+) -> None:
+    profile = reading.profile
+    values: dict[Subject, dict[Hashable, float]] = {}
+    for number, (labels, value) in enumerate(samples):
+        subject = _subject(profile, labels, tenant_of)
+        reading.subjects.add(subject)
+        if _known(reading, wanted, value) and (not wanted.match or wanted.accepts(labels)):
+            # Ranks of one engine repeat one value: the largest stands for all of them.
+            rank_of = _rank_of(wanted, labels) if wanted.dedup else number
+            ranks = values.setdefault(subject, {})
+            ranks[rank_of] = max(ranks.get(rank_of, -math.inf), value)
+    divisors: dict[Subject, float] = {}
+    for labels, value in below:
+        if math.isfinite(value):
+            subject = _subject(profile, labels, tenant_of)
+            divisors[subject] = divisors.get(subject, 0.0) + value
+    gauges = reading.gauges.setdefault(wanted.name, {})
+    for subject, ranks in values.items():
+        found = ranks.values()
+        combined = len(found) if wanted.combine == "count" else max(found) if wanted.combine == "max" else sum(found)
+        if wanted.divide_by:
+            divisor = divisors.get(subject, sum(divisors.values()))
+            if divisor <= 0.0:
+                reading.problems[wanted.key] = f"{wanted.name}: {wanted.divide_by} is missing or 0"
+                continue
+            combined /= divisor
+        gauges[subject] = combined * wanted.scale
+
+
+def _take_means(
+    reading: TargetReading,
+    wanted: ProfileField,
+    metric: str,
+    counts: Iterable[Sample],
+    totals: Iterable[Sample],
+    tenant_of: TenantOf,
+) -> None:
+    """A sum and how many it is of, as a histogram of one bucket."""
+    sums = _by_labels(totals)
+    by_subject = reading.histograms.setdefault(wanted.name, {})
+    for labels, value in counts:
+        if wanted.match and not wanted.accepts(labels):
             continue
-        labels = all_labels.copy()
-        name, bound_text = labels.pop("__name__", ""), labels.pop("le", "")
-        rest = frozenset(labels.items())
-        if name != bucket_name:
-            sums[rest] = value
+        subject = _subject(reading.profile, labels, tenant_of)
+        reading.subjects.add(subject)
+        if not _known(reading, wanted, value):
             continue
-        try:
-            bound = float(bound_text)
-        except ValueError:
-            bound = math.nan
-        buckets[rest].append((bound, value))
-        if rest not in models:
-            models[rest] = reading.profile.model(labels)[:MODEL_LENGTH]
-    by_model = reading.histograms.setdefault(wanted.name, {})
-    for rest, pairs in buckets.items():
-        reading.models.add(models[rest])
-        pairs.sort()
-        problem = _fault(pairs)
+        rest = _identity(labels)
+        base = (wanted.name, metric, rest)
+        by_subject.setdefault(subject, []).append(_series(base, wanted, Buckets((math.inf,), (value,)), sums.get(rest)))
+
+
+def _take_histograms(
+    reading: TargetReading,
+    wanted: ProfileField,
+    metric: str,
+    ladders: Iterable[_Ladder],
+    totals: Iterable[Sample],
+    tenant_of: TenantOf,
+) -> None:
+    sums = _by_labels(totals)
+    by_subject = reading.histograms.setdefault(wanted.name, {})
+    for labels, texts, values in ladders:
+        if wanted.match and not wanted.accepts(labels):
+            continue
+        subject = _subject(reading.profile, labels, tenant_of)
+        reading.subjects.add(subject)
+        bounds, order, problem = _bounds(tuple(texts), wanted.scale)
+        cumulative = tuple(order(values)) if len(values) > 1 else tuple(values)
+        problem = problem or _fault(cumulative)
         if problem:
             reading.problems[wanted.key] = f"{wanted.name}: {problem}"
             continue
-        total = sums.get(rest)
-        base = (wanted.name, bucket_name, rest)
-        by_model.setdefault(models[rest], []).append(
-            HistogramSeries(
-                series=base,
-                buckets=Buckets(tuple(bound * wanted.scale for bound, _ in pairs), tuple(count for _, count in pairs)),
-                sum_series=(base, "sum") if total is not None and math.isfinite(total) else None,
-                sum_value=total * wanted.scale if total is not None and math.isfinite(total) else None,
-            )
-        )
+        rest = _identity(labels)
+        base = (wanted.name, metric, rest)
+        by_subject.setdefault(subject, []).append(_series(base, wanted, Buckets(bounds, cumulative), sums.get(rest)))
 
 
-def _fault(pairs: Sequence[tuple[float, float]]) -> str:
-    """What is wrong with sorted (bound, cumulative count) pairs, "" when nothing is."""
-    if any(math.isnan(bound) for bound, _ in pairs):
-        return "a bucket bound is not a number"
-    if pairs[-1][0] != math.inf:
-        return "no +Inf bucket"
-    last_bound, last_count = -math.inf, 0.0
-    for bound, count in pairs:
-        if not count >= last_count:  # also when it is NaN
-            return "bucket counts are no numbers, or fall from one bound to the next"
-        if bound == last_bound:
-            return "a bucket bound is there twice"
-        last_bound, last_count = bound, count
-    return "" if math.isfinite(last_count) else "a bucket count is infinite"
+def _series(base: Hashable, wanted: ProfileField, buckets: Buckets, total: float | None) -> HistogramSeries:
+    known = total is not None and math.isfinite(total)
+    return HistogramSeries(
+        series=base,
+        buckets=buckets,
+        sum_series=(base, "sum") if known else None,
+        sum_value=total * wanted.scale if total is not None and known else None,
+    )
+
+
+def _by_labels(samples: Iterable[Sample]) -> dict[Hashable, float]:
+    return {_identity(labels): value for labels, value in samples}
+
+
+def _identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(item for item in labels.items() if item[0] != "__name__")
+
+
+def _ladders(samples: Iterable[Sample]) -> list[_Ladder]:
+    """Buckets put together by histogram. Takes the bounds out of the labels it is given."""
+    found: dict[str, _Ladder] = {}
+    for labels, value in samples:
+        text = labels.pop("le", "")
+        # One text of names and values: a third of the cost of a frozenset, and this is asked for every bucket.
+        key = "\0".join((*labels, *labels.values()))
+        ladder = found.get(key)
+        if ladder is None:
+            found[key] = (labels, [text], [value])
+        else:
+            ladder[1].append(text)
+            ladder[2].append(value)
+    return list(found.values())
+
+
+@functools.lru_cache(maxsize=4096)
+def _bounds(
+    texts: tuple[str, ...], scale: float
+) -> tuple[tuple[float, ...], Callable[[list[float]], Sequence[float]], str]:
+    """Sorted bounds in our unit, what puts counts into their order, and what is wrong with them ("" = nothing).
+
+    All histograms of one kind of server come with the same texts in the same order: worked out once.
+    """
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        numbers = [math.nan] * len(texts)
+    places = sorted(range(len(numbers)), key=numbers.__getitem__)
+    order = itemgetter(*places)
+    ascending = [numbers[place] for place in places]
+    problem = ""
+    if any(math.isnan(bound) for bound in numbers):
+        problem = "a bucket bound is not a number"
+    elif ascending[-1] != math.inf:
+        problem = "no +Inf bucket"
+    elif len(set(ascending)) < len(ascending):
+        problem = "a bucket bound is there twice"
+    # 12 digits: 700 ms are 0.7 s, not 0.7000000000000001.
+    return tuple(float(f"{bound * scale:.12g}") for bound in ascending), order, problem
+
+
+def _fault(cumulative: tuple[float, ...]) -> str:
+    """What is wrong with cumulative counts, "" when nothing is."""
+    if math.isfinite(sum(cumulative)) and cumulative[0] >= 0.0 and not any(map(gt, cumulative, cumulative[1:])):
+        return ""
+    if cumulative[-1] == math.inf:
+        return "a bucket count is infinite"
+    return "bucket counts are no numbers, or fall from one bound to the next"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from collectors.prometheus_claims import Claims
 from collectors.prometheus_increments import Lives, Start, Turn
-from collectors.prometheus_reading import MODELS_PER_TARGET, Failures, HistogramSeries, TargetReading
+from collectors.prometheus_reading import Failures, HistogramSeries, Subject, TargetReading
 from collectors.prometheus_targets import Target
 from fleet.joining import Join, is_older_than_start
 from fleet.model import UNASSIGNED, Histogram, InferenceSample, Row
@@ -80,8 +80,8 @@ class RowMaker:
     interval_seconds: float
     claims: Claims = field(default_factory=Claims)
     lives: Lives = field(default_factory=Lives)
-    _spoken: dict[Hashable, set[tuple[str, str]]] = field(
-        init=False, default_factory=dict[Hashable, set[tuple[str, str]]]
+    _spoken: dict[Hashable, set[tuple[str, str, str]]] = field(
+        init=False, default_factory=dict[Hashable, set[tuple[str, str, str]]]
     )
     _polled_at: float | None = field(init=False, default=None)
 
@@ -99,7 +99,7 @@ class RowMaker:
         self.claims.forget(at)
         for reading in sorted(readings, key=lambda each: each.target.endpoint):
             place = places[reading.target.key]
-            names = {(reading.profile.id, model) for model in sorted(reading.models)[:MODELS_PER_TARGET]}
+            names = {(reading.profile.id, reading.profile.role, model) for model, _ in reading.shown()}
             self._spoken.setdefault(reading.target.key, set()).update(names)
             made = self._rows(at, now, reading, place, process_starts.get(reading.target.key), failures)
             listener = place.listener
@@ -129,8 +129,10 @@ class RowMaker:
                 continue
             seconds = self.interval_seconds if self._polled_at is None else now - self._polled_at
             reason = f"down: {place.target.error or 'the scrape failed'}"
-            for server, model in sorted(names) or [("", "")]:
-                rows.append(self._sample(at, place, server, model, seconds, up=False, unknown_reason=reason))
+            for server, role, model in sorted(names) or [("", "server", "")]:
+                rows.append(
+                    self._sample(at, place, server, role, (model, ""), seconds, up=False, unknown_reason=reason)
+                )
         return rows
 
     def end_poll(self, now: float, present: frozenset[Hashable]) -> None:
@@ -158,48 +160,52 @@ class RowMaker:
         if reason:
             return [
                 self._sample(
-                    at, place, reading.profile.id, model, self.interval_seconds, up=False, unknown_reason=reason
+                    at, place, reading.profile.id, reading.profile.role, subject, self.interval_seconds, up=False,
+                    unknown_reason=reason,
                 )
-                for model in sorted(reading.models)[:MODELS_PER_TARGET]
-            ]
+                for subject in reading.shown()
+            ]  # fmt: skip
+        gateway = reading.profile.role == "gateway"
         turn = self.lives.turn(
             (target.key, reading.profile.id),
             now=now,
             scraped_at=target.scraped_at,
             start=_start(process_start, place),
-            values=reading.counted_values(),
-            histograms=reading.counted_histograms(),
+            # Sums that the server made fall when one of their series goes: that is no restart of the gateway.
+            values=() if gateway else reading.counted_values(),
+            histograms=() if gateway else reading.counted_histograms(),
             fields=frozenset(
                 wanted.key
                 for wanted in (*reading.profile.samples, *reading.profile.histograms)
-                if wanted.key not in failures
+                if (reading.profile.id, wanted.key) not in failures
             ),
         )
         seconds = self.interval_seconds if turn.seconds is None else turn.seconds
         rows: list[Row] = []
-        for model in sorted(reading.models)[:MODELS_PER_TARGET]:
-            numbers, reasons = self._numbers(reading, model, turn, failures)
+        for subject in reading.shown():
+            numbers, reasons = self._numbers(reading, subject, turn, failures)
             rows.append(
                 self._sample(
-                    at, place, reading.profile.id, model, seconds, up=True, unknown_reason="; ".join(reasons), **numbers
+                    at, place, reading.profile.id, reading.profile.role, subject, seconds, up=True,
+                    unknown_reason="; ".join(reasons), **numbers,
                 )
-            )
-            rows += self._histograms(at, place, reading, model, turn, seconds)
+            )  # fmt: skip
+            rows += self._histograms(at, place, reading, subject, turn, seconds)
         return rows
 
     def _numbers(
-        self, reading: TargetReading, model: str, turn: Turn, failures: Failures
+        self, reading: TargetReading, subject: Subject, turn: Turn, failures: Failures
     ) -> tuple[dict[str, float | None], list[str]]:
         numbers: dict[str, float | None] = {}
         reasons: list[str] = []
         first, absent = False, list[str]()
         for wanted in reading.profile.samples:
-            value, known = self._number(reading, wanted, model, turn)
+            value, known = self._number(reading, wanted, subject, turn)
             numbers[wanted.name] = value
             if value is not None:
                 continue
-            if wanted.key in failures:
-                reasons.append(f"{wanted.name}: {failures[wanted.key]}")
+            if (reading.profile.id, wanted.key) in failures:
+                reasons.append(f"{wanted.name}: {failures[reading.profile.id, wanted.key]}")
             elif wanted.key in reading.problems:
                 reasons.append(reading.problems[wanted.key])
             elif known:
@@ -213,33 +219,38 @@ class RowMaker:
         return numbers, reasons
 
     def _number(
-        self, reading: TargetReading, wanted: ProfileField, model: str, turn: Turn
+        self, reading: TargetReading, wanted: ProfileField, subject: Subject, turn: Turn
     ) -> tuple[float | None, bool]:
         """The value, and whether its series were there at all."""
         if wanted.type == "gauge":
-            values = reading.gauges.get(wanted.name, {}).get(model)
-            if not values:
+            value = reading.gauges.get(wanted.name, {}).get(subject)
+            return value, value is not None
+        by_subject = reading.counters.get(wanted.name, {})
+        found = by_subject.get(subject)
+        if found is None:
+            if not by_subject or reading.profile.role != "gateway":
                 return None, False
-            return (max(values) if wanted.combine == "max" else sum(values)), True
-        pairs = reading.counters.get(wanted.name, {}).get(model)
-        if pairs is None:
-            return None, False
-        counted = [self.lives.count(turn, wanted.key, series, value) for series, value in pairs]
-        known = [value for value in counted if value is not None]
-        if known:
-            return sum(known) * wanted.scale, True
-        if not pairs and (turn.seconds is not None or turn.born):
+            found = []  # counted for other tenants or models only: the series of a gateway begin with the first event
+        ranks: dict[Hashable, float] = {}
+        for number, each in enumerate(found):
+            counted = self.lives.count(turn, wanted.key, each.series, each.value)
+            if counted is not None:
+                rank_of = number if each.rank_of is None else each.rank_of
+                ranks[rank_of] = max(ranks.get(rank_of, 0.0), counted)
+        if ranks:
+            return sum(ranks.values()) * wanted.scale, True
+        if not found and (turn.seconds is not None or turn.born):
             return 0.0, True  # the metric is there, none of its series matches: it never happened
         return None, True
 
     def _histograms(
-        self, at: datetime, place: Place, reading: TargetReading, model: str, turn: Turn, seconds: float
+        self, at: datetime, place: Place, reading: TargetReading, subject: Subject, turn: Turn, seconds: float
     ) -> list[Row]:
         rows: list[Row] = []
         for wanted in reading.profile.histograms:
             # Engines of one model are added only if they share one bucket layout.
             by_bounds: defaultdict[tuple[float, ...], list[tuple[tuple[float, ...], float | None]]] = defaultdict(list)
-            for histogram in reading.histograms.get(wanted.name, {}).get(model, ()):
+            for histogram in reading.histograms.get(wanted.name, {}).get(subject, ()):
                 counted = self._count(turn, wanted.key, histogram)
                 if counted is not None:
                     by_bounds[histogram.buckets.bounds].append(counted)
@@ -250,17 +261,18 @@ class RowMaker:
                     Histogram(
                         at=at,
                         host=place.host,
-                        tenant=place.tenant,
+                        tenant=subject[1] or place.tenant,
                         container_key=place.container_key,
                         container_id=place.container_id,
                         endpoint=place.target.endpoint,
                         server=reading.profile.id,
-                        model=model,
+                        model=subject[0],
                         field=wanted.name,
                         interval_seconds=seconds,
                         bounds=bounds,
                         increments=tuple(map(sum, zip(*(part[0] for part in parts), strict=True))),
                         sum_increment=sum(known_sums) if len(known_sums) == len(sums) else None,
+                        role=reading.profile.role,
                     )
                 )
         return rows
@@ -284,7 +296,8 @@ class RowMaker:
         at: datetime,
         place: Place,
         server: str,
-        model: str,
+        role: str,
+        subject: Subject,
         seconds: float,
         *,
         up: bool,
@@ -294,13 +307,14 @@ class RowMaker:
         return InferenceSample(
             at=at,
             host=place.host,
-            tenant=place.tenant,
+            tenant=subject[1] or place.tenant,
             container_key=place.container_key,
             container_id=place.container_id,
             prometheus=self.prometheus,
             endpoint=place.target.endpoint,
             server=server,
-            model=model,
+            role=role,
+            model=subject[0],
             interval_seconds=seconds,
             up=up,
             joined_by=place.join.by,
@@ -338,6 +352,7 @@ def _without_numbers(rows: Sequence[Row], reason: str) -> list[Row]:
             joined_by=row.joined_by,
             join_reason=row.join_reason,
             unknown_reason=reason,
+            role=row.role,
         )
         for row in rows
         if isinstance(row, InferenceSample)

@@ -133,6 +133,12 @@ class TargetIndex:
         for target in targets:
             self._by_name[target.job, target.instance].append(target)
 
+    def telling_labels(self) -> tuple[str, ...]:
+        """Labels besides job and instance that targets of the same job and instance carry."""
+        several = (found for found in self._by_name.values() if len(found) > 1)
+        names = {name for found in several for target in found for name in target.labels}
+        return tuple(sorted(names - {"job", "instance"}))
+
     def find(self, labels: Mapping[str, str]) -> Target:
         """The target whose labels the series carries; one made up from job and instance when there is none."""
         name = (labels.get("job", ""), labels.get("instance", ""))

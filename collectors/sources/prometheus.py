@@ -19,9 +19,10 @@ from urllib3.util.retry import Retry
 
 from collectors.base import Reading, SourceError
 from collectors.prometheus_claims import Claims
+from collectors.prometheus_dialects import DETECT_SECONDS, Dialects
 from collectors.prometheus_errors import explain, in_words
 from collectors.prometheus_http import BoundedSession, FileCredentials, is_near
-from collectors.prometheus_reading import MODELS_PER_TARGET, TargetReading, queries_of, selector, sort_vector
+from collectors.prometheus_reading import PollReadings, TenantOf, as_said
 from collectors.prometheus_rows import Place, RowMaker
 from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, with_up
 from fleet.inventory import Inventory
@@ -137,18 +138,21 @@ class PrometheusSource:
         rules: Sequence[Rule] = (),
         profiles: Sequence[Profile] | None = None,
         claims: Claims | None = None,
+        tenant_of: TenantOf = as_said,
         settle_seconds: float = SETTLE_SECONDS,
+        detect_seconds: float = DETECT_SECONDS,
     ) -> None:
         """rules: an operator's word on endpoints; profiles: those of the product if None.
 
         claims: one for all sources of a process, so that a server scraped by two Prometheus counts once.
+        tenant_of: the tenant that a gateway's series speak of.
         """
         self._server = server
         self._inventory = inventory
         self._rules = tuple(MapRule(job=r.job, instance=r.instance, container=r.container) for r in rules)
-        # Other dialects need detection by target first: generic names would be taken for anybody's.
-        spoken = (one for one in builtin_profiles() if one.id == "vllm")
-        self._profiles = tuple(spoken if profiles is None else profiles)
+        found = builtin_profiles() if profiles is None else profiles
+        self._dialects = Dialects([one for one in found if one.table == "inference"], detect_seconds=detect_seconds)
+        self._tenant_of = tenant_of
         self._client = PrometheusClient(server)
         self._settle_seconds = settle_seconds
         self._rows = RowMaker(
@@ -185,15 +189,16 @@ class PrometheusSource:
         notes: list[str] = []
         targets = self._targets(now, problems, notes)
         index = TargetIndex(targets)
-        readings, failures = self._fields(now, index, problems)
-        starts = self._process_starts(readings, index, now)
+        self._detect(now, index, targets, problems)
+        filed = self._fields(now, index, problems)
+        readings = filed.readings
         joiner = Joiner(self._inventory.hosts(), rules=self._rules, prometheus_host=self._server.docker_host or None)
         everything = {target.key: target for target in (*targets, *(reading.target for reading in readings))}
         places: dict[Hashable, Place] = {
             key: Place(target=target, join=joiner.join(target.to_endpoint())) for key, target in everything.items()
         }
         down = [place for place in places.values() if place.target.up is False]
-        rows = self._rows.up_rows(at, now, readings, places, starts, failures)
+        rows = self._rows.up_rows(at, now, readings, places, filed.starts, filed.failures)
         spoken = {reading.target.key for reading in readings}
         silent = [place for place in down if place.target.key not in spoken]
         rows += self._rows.down_rows(at, now, silent, self._remembered(silent, index, now))
@@ -207,7 +212,7 @@ class PrometheusSource:
         skew = clock - at.timestamp()
         if abs(skew) > SKEW_SECONDS:
             notes.append(f"its clock differs from ours by {skew:+.0f} s")
-        unnamed = sum(max(0, len(reading.models) - MODELS_PER_TARGET) for reading in readings)
+        unnamed = sum(len(reading.subjects) - len(reading.shown()) for reading in readings)
         if unnamed:
             notes.append(f"{unnamed} more models are named by their servers than are kept")
         unjoined = sum(1 for key in spoken if places[key].join.container is None and places[key].join.by != "map")
@@ -243,47 +248,42 @@ class PrometheusSource:
             problems.append(("up", error))
         return with_up(found, up, scraped)
 
-    def _fields(
-        self, now: float, index: TargetIndex, problems: list[tuple[str, SourceError]]
-    ) -> tuple[list[TargetReading], dict[str, str]]:
-        """Readings, and by field why there is none. Raises SourceError when no query was answered."""
-        readings: list[TargetReading] = []
-        failures: dict[str, str] = {}
+    def _detect(
+        self, now: float, index: TargetIndex, targets: Sequence[Target], problems: list[tuple[str, SourceError]]
+    ) -> None:
+        """Ask what the targets speak when that is due. Raises SourceError when it has never been answered."""
+        up = frozenset(target.key for target in targets if target.up)
+        if not self._dialects.due(now, up):
+            return
+        try:
+            self._dialects.learn(self._client.query(self._dialects.detection(index), time=now), index, now, up)
+        except SourceError as error:
+            if not self._dialects.learnt:
+                raise
+            problems.append(("dialects", error))
+
+    def _fields(self, now: float, index: TargetIndex, problems: list[tuple[str, SourceError]]) -> PollReadings:
+        """Everything the targets expose of their dialects. Raises SourceError when no query was answered."""
+        filed = PollReadings(self._dialects.by_target, index, self._tenant_of)
         last: SourceError | None = None
         answered = False
-        for profile in self._profiles:
-            by_target: dict[Hashable, TargetReading] = {}
-            for query, fields in queries_of(profile).items():
-                try:
-                    # Filed at once: no more than one answer of the server is ever held whole.
-                    sort_vector(by_target, profile, fields, self._client.query(query, time=now), index)
-                    answered = True
-                except SourceError as error:
-                    last = error
-                    problems.append((", ".join(each.key for each in fields), error))
-                    failures |= {each.key: in_words(error) for each in fields}
-            readings += by_target.values()
+        for query in self._dialects.queries:
+            try:
+                # Filed at once: no more than one answer of the server is ever held whole.
+                filed.take(query, self._client.query(query.text, time=now) if query.text else ())
+                answered = answered or bool(query.text)
+            except SourceError as error:
+                last = error
+                problems.append((query.subject, error))
+                filed.fail(query, in_words(error))
         if last is not None and not answered:
             raise last
-        return readings, failures
-
-    def _process_starts(
-        self, readings: Sequence[TargetReading], index: TargetIndex, now: float
-    ) -> Mapping[Hashable, float]:
-        """When the process behind each target began, by target key, where the target says so."""
-        if not readings:
-            return {}
-        anchors = selector(tuple(name for profile in self._profiles for name in profile.anchors))
-        try:
-            samples = self._client.query(f"process_start_time_seconds and on (job, instance) {anchors}", time=now)
-        except SourceError:
-            return {}  # a fall of the counters shows a restart nearly as well
-        return {index.find(labels).key: value for labels, value in samples}
+        return filed
 
     def _remembered(self, silent: Sequence[Place], index: TargetIndex, now: float) -> frozenset[Hashable]:
         """Targets that spoke a profile before this collector began to watch; asked once."""
         if self._spoke_before is None and silent:
-            anchors = selector(tuple(name for profile in self._profiles for name in profile.anchors))
+            anchors = self._dialects.anchors()
             try:
                 samples = self._client.query(
                     f"count by (job, instance) (last_over_time({anchors}[{REMEMBER}]))", time=now

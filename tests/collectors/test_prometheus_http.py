@@ -306,8 +306,8 @@ def api(handler, *, broken=()):
     if "/targets" in path:
         return Answer(b'{"status":"success","data":{"activeTargets":[]}}', content_type=JSON)
     labels = {"job": "a", "instance": "x:1", "model_name": "m"}
-    name = next((n for n in ("prompt_tokens_total", "num_requests_running") if f"query=vllm:{n}" in path), "")
-    result = [{"metric": {"__name__": f"vllm:{name}", **labels}, "value": [1000.0, "5"]}] if name else []
+    names = [f"vllm:{n}" for n in ("request_success_total", "num_requests_running") if f"vllm:{n}" in path]
+    result = [{"metric": {"__name__": name, **labels}, "value": [1000.0, "5"]} for name in names]
     if "vector" in path:
         result = [{"metric": {}, "value": [1000.0, "1"]}]
     return Answer(json.dumps({"status": "success", "data": {"result": result}}).encode(), content_type=JSON)
@@ -321,7 +321,7 @@ def test_one_failing_field_is_a_gap_with_a_reason_and_the_rest_goes_on():
     (row,) = reading.rows
     assert (row.requests_running, row.generation_tokens) == (5.0, None)
     assert "generation_tokens: unreachable" in row.unknown_reason
-    assert [gap.subject for gap in reading.gaps] == ["generation_tokens"]
+    assert [gap.subject for gap in reading.gaps] == ["prompt_tokens, generation_tokens, cached_tokens"]
 
 
 @pytest.mark.parametrize(("scraped_at", "running"), [(990.0, 5.0), (829.0, 5.0), (818.0, None)])
@@ -364,7 +364,7 @@ def test_a_server_that_answers_no_field_at_all_failed_as_a_whole():
 
 def test_a_server_that_hangs_in_the_middle_of_a_poll_ends_it_within_its_timeout():
     def respond(handler):
-        if "query=vllm" in handler.path:
+        if "vllm" in handler.path:
             return Answer(write=lambda _h: time.sleep(3))
         return api(handler)
 

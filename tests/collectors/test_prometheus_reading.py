@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from collectors.prometheus_reading import queries_of, query_of, sort_vector
+from collectors.prometheus_dialects import plan
+from collectors.prometheus_reading import PollReadings
 from collectors.prometheus_targets import Target, TargetIndex, clean_error, targets_from_api, with_up
 from fleet.profiles import builtin_profiles
 
@@ -14,8 +15,9 @@ VLLM = next(profile for profile in builtin_profiles() if profile.id == "vllm")
 BASE = {"job": "j", "instance": "i:1", "model_name": "m"}
 
 
-def field(key):
-    return next(each for each in (*VLLM.samples, *VLLM.histograms) if each.key == key)
+def query(key):
+    """The query that answers one field of vLLM."""
+    return next(each for each in plan([VLLM], ["j"]) if any(f.key == key for f in each.fields["vllm"]))
 
 
 def read(key, *samples):
@@ -25,21 +27,15 @@ def read(key, *samples):
 
 
 def sorted_alone(key, vector):
-    readings = {}
-    sort_vector(readings, VLLM, queries_of(VLLM)[query_of(field(key))], vector, TargetIndex([]))
-    (reading,) = readings.values()
+    index = TargetIndex([])
+    filed = PollReadings({index.find(labels).key: (VLLM,) for labels, _ in vector}, index)
+    filed.take(query(key), vector)
+    (reading,) = filed.readings
     return reading
 
 
 def ttft(*pairs, engine="0"):
     return [("vllm:time_to_first_token_seconds_bucket", {"le": le, "engine": engine}, value) for le, value in pairs]
-
-
-def test_fields_over_one_metric_share_one_query_and_names_are_asked_for_together():
-    queries = queries_of(VLLM)
-    assert [each.name for each in queries["vllm:request_success_total"]] == ["requests", "errors"]
-    assert '{__name__=~"vllm:kv_cache_usage_perc|vllm:gpu_cache_usage_perc"}' in queries
-    assert len(queries) == 13
 
 
 def test_where_old_and_new_names_are_both_exposed_only_the_new_one_counts():
@@ -48,12 +44,12 @@ def test_where_old_and_new_names_are_both_exposed_only_the_new_one_counts():
         ("vllm:gpu_prefix_cache_hits_total", {}, 5.0),
         ("vllm:prompt_tokens_cached_total", {}, 7.0),
     )
-    assert [value for _, value in reading.counters["cached_tokens"]["m"]] == [7.0]
+    assert [each.value for each in reading.counters["cached_tokens"]["m", ""]] == [7.0]
 
 
 def test_bounds_are_sorted_as_numbers_however_they_are_written():
     reading = read("ttft_seconds distribution", *ttft(("+Inf", 9.0), ("10", 8.0), ("1.0", 3.0), ("2.5e0", 5.0)))
-    (histogram,) = reading.histograms["ttft_seconds"]["m"]
+    (histogram,) = reading.histograms["ttft_seconds"]["m", ""]
     assert histogram.buckets.bounds == (1.0, 2.5, 10.0, math.inf)
     assert histogram.buckets.cumulative == (3.0, 5.0, 8.0, 9.0)
     assert histogram.sum_value is None
@@ -79,12 +75,15 @@ def test_a_damaged_histogram_is_left_out_with_what_is_wrong(pairs, problem):
 
 def test_engines_keep_their_own_histograms_until_they_are_counted():
     reading = read("ttft_seconds distribution", *ttft(("1", 1.0), ("+Inf", 2.0)), *ttft(("+Inf", 4.0), engine="1"))
-    assert sorted(h.buckets.bounds for h in reading.histograms["ttft_seconds"]["m"]) == [(1.0, math.inf), (math.inf,)]
+    assert sorted(h.buckets.bounds for h in reading.histograms["ttft_seconds"]["m", ""]) == [
+        (1.0, math.inf),
+        (math.inf,),
+    ]
 
 
 def test_tritons_model_label_is_taken_where_vllms_is_missing():
     vector = [({"__name__": "vllm:num_requests_running", "job": "j", "instance": "i", "model": "t"}, 1.0)]
-    assert sorted_alone("requests_running", vector).models == {"t"}
+    assert sorted_alone("requests_running", vector).subjects == {("t", "")}
 
 
 def test_targets_are_read_with_their_discovered_labels_and_damage_is_left_out():
