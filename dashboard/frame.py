@@ -149,9 +149,11 @@ def _go_live() -> None:
 def banners(visit: Visit) -> None:
     """What must be said above every page: no login on the network, an address that could not be used."""
     deployment = process.current()
+    dashboard = deployment.settings.dashboard
     if deployment.open_to_network:
+        address = fmt.markdown(dashboard.published_on or dashboard.host)
         st.warning(
-            f"Served on {fmt.markdown(deployment.settings.dashboard.host)} without login: everybody who reaches this "
+            f"Served on {address} without login: everybody who reaches this "
             "port sees the whole fleet. Bind to 127.0.0.1 or put a proxy with login in front (docs/dashboard.md).",
             icon=":material/lock_open:",
         )

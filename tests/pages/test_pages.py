@@ -241,12 +241,13 @@ def test_a_frozen_window_shows_its_times_and_the_way_back(serve, demo_store):
 def test_a_page_open_to_the_network_without_login_says_so(serve, demo_store):
     store, end = demo_store
     reader = Reader(lambda: Shared(store), threads=1)
-    settings = load_settings("", {"AIFLEET_DASHBOARD_HOST": "0.0.0.0"}, origin="test")
+    environment = {"AIFLEET_DASHBOARD_HOST": "0.0.0.0", "AIFLEET_DASHBOARD_PUBLISHED_ON": "10.1.2.3"}
+    settings = load_settings("", environment, origin="test")
     process.install(process.Deployment(settings=settings, reader=reader, now=lambda: end))
     app = open_page("status")
     process.install(None)
     reader.close()
-    assert "without login" in app.warning[0].value
+    assert "10.1.2.3 without login" in app.warning[0].value.replace("\\", "")
 
 
 def test_the_tab_of_a_container_is_part_of_its_address(serve, demo_store):
