@@ -58,15 +58,18 @@ def nvml_sources(settings: Settings, inventory: Inventory, *, remember: bool = F
 
 
 def prometheus_sources(settings: Settings, inventory: Inventory) -> list[Source]:
-    """One source for each server."""
+    """One source for each server. Raises SettingsError when the tenant rules cannot be used."""
     if not settings.prometheus:
         return []
     from collectors.prometheus_claims import Claims
+    from collectors.prometheus_tenants import said_tenants
     from collectors.sources.prometheus import PrometheusSource
 
     claims = Claims()  # one for all: a container that two servers scrape is counted once
+    tenant_of = said_tenants(build_tenancy(settings))
     return [
-        PrometheusSource(server, inventory, rules=settings.endpoints, claims=claims) for server in settings.prometheus
+        PrometheusSource(server, inventory, rules=settings.endpoints, claims=claims, tenant_of=tenant_of)
+        for server in settings.prometheus
     ]
 
 

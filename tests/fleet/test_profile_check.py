@@ -10,6 +10,7 @@ import pytest
 from fleet.profile import Profile
 from fleet.profile_check import Check, FieldReading, check_exposition
 from fleet.profiles import builtin_profiles, speaking
+from tests.fakes.expositions import exposition_of
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 PROFILES = builtin_profiles()
@@ -116,38 +117,10 @@ def test_a_mean_is_told_where_a_server_keeps_only_sum_and_count():
     assert read.value is not None
 
 
-def _exposition(profile: Profile) -> list[str]:
-    """A text in which every field of a profile has one series."""
-    lines: list[str] = []
-    labels = {name[0]: f"x-{about}" for about, name in profile.labels.items() if name}
-    for wanted in profile.fields:
-        matching = {label: pattern.split("|")[0].replace("..", "00") for label, pattern in wanted.match.items()}
-        if wanted.match.get("status", "").startswith("(?!OK"):
-            matching["status"] = "INTERNAL"
-        matching = {label: value.replace(".+", "x").replace(".*", "chat") for label, value in matching.items()}
-        own = {**labels, **matching, **({wanted.label: "fact"} if wanted.label else {})}
-
-        def line(name: str, value: float, *, own: dict[str, str] = own, **more: str) -> str:
-            pairs = ",".join(f'{label}="{text}"' for label, text in {**own, **more}.items())
-            return f"{name}{{{pairs}}} {value}"
-
-        metric = wanted.metrics[0]
-        if wanted.type == "histogram":
-            lines += [line(f"{metric}_bucket", 30, le="1"), line(f"{metric}_bucket", 40, le="+Inf")]
-            lines.append(line(f"{metric}_sum", 20))
-        elif wanted.type == "mean":
-            lines += [line(metric, 8), line(wanted.counts[0], 4)]
-        else:
-            lines.append(line(metric, 2))
-        if wanted.divide_by:
-            lines.append(line(wanted.divide_by, 4))
-    return list(dict.fromkeys([*lines, *(f"{name} 1" for name in profile.requires)]))
-
-
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda one: one.id)
 def test_every_field_of_every_profile_can_be_read_and_no_other_profile_speaks_its_names(profile: Profile):
     """For dialects of which no recording could be had, this at least holds names, units and detection together."""
-    found = check_exposition(_exposition(profile), PROFILES)
+    found = check_exposition(exposition_of(profile), PROFILES)
     assert [one.profile.id for one in found.matched] == [profile.id]
     for key, read in fields(found, profile.id).items():
         assert read.text == "fact" if read.type == "info" else read.value is not None, (key, read.why)
