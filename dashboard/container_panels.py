@@ -165,8 +165,9 @@ def overlay_share(figure: dict[str, object], axis: Axis, name: str, values: char
         }
     )  # fmt: skip
     layout["yaxis2"] = {
-        "overlaying": "y", "side": "right", "range": [0, 100], "showgrid": False, "zeroline": False, "nticks": 3,
-        "ticksuffix": " %", "fixedrange": True, "tickfont": {"color": colours.warning, "size": 10},
+        "overlaying": "y", "side": "right", "range": [0, 100], "showgrid": False, "zeroline": False,
+        "tickmode": "array", "tickvals": [0, 50, 100], "ticksuffix": " %", "fixedrange": True,
+        "tickfont": {"color": colours.warning, "size": 10},
     }  # fmt: skip
     layout["margin"] = {**layout["margin"], "r": 40}
     layout["showlegend"] = True

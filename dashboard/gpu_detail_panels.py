@@ -19,8 +19,8 @@ from queries.answer import Answer
 
 Row = Mapping[str, Any]
 _HEIGHT = 158
-#: Events worth a line on the charts; restarts of whoever shares the device would cover them.
-MARKED = frozenset({"xid", "throttle", "oom", "start", "die", "gap"})
+#: Events of the device worth a line on the charts, and those of its containers, which give way to them.
+_OWN_MARKS, _OTHER_MARKS = frozenset({"xid", "throttle", "oom", "gap"}), frozenset({"start", "die"})
 #: The fourth chart: word on the switch -> (title, unit, (line, column)...).
 MEASURES: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
     "heat": (
@@ -52,17 +52,17 @@ MEASURES: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
     ),
 }
 _WHO = (
-    Column(name="container", label="container", width=176),
-    Column(name="tenant", label="tenant", width=96),
+    Column(name="container", label="container", width=170),
+    Column(name="tenant", label="tenant", width=86),
     Column(name="device", label="device", width=86),
-    Column(name="asked", label="asked for", width=124, help="Allocation: as a person would type it"),
-    Column(name="held", label="holds it", width=56, help="Allocation: what the request comes to"),
-    Column(name="processes", label="processes", width=64, help="Presence: processes with a context on the device"),
-    Column(name="memory", label="memory", width=70, help="Presence: memory of its processes"),
-    Column(name="sm", label="SM now", kind="bar", width=84, help="Activity: share of the time its processes ran"),
-    Column(name="mean", label="SM mean", kind="bar", width=84, help="Activity: mean over the range"),
-    Column(name="power", label="power", width=60),
-    Column(name="believed", label="how known", width=96, help="● measured ◐ estimated ○ declared ? unknown"),
+    Column(name="asked", label="asked for", width=118, help="Allocation: as a person would type it"),
+    Column(name="held", label="holds it", width=54, help="Allocation: what the request comes to"),
+    Column(name="processes", label="procs", width=46, help="Presence: processes with a context on the device"),
+    Column(name="memory", label="memory", width=66, help="Presence: memory of its processes"),
+    Column(name="sm", label="SM now", kind="bar", width=76, help="Activity: share of the time its processes ran"),
+    Column(name="mean", label="SM mean", kind="bar", width=76, help="Activity: mean over the range"),
+    Column(name="power", label="power", width=54),
+    Column(name="believed", label="how known", width=86, help="● measured ◐ estimated ○ declared ? unknown"),
     Column(name="reason", label="why", width=330),
 )
 
@@ -75,8 +75,8 @@ def sentence(facts: Row, row: Row | None) -> str:
         return f":gray[{Status.UNKNOWN.glyph}] {name} {model} :gray[no reading in this range]"
     status = fleet_panels.LEVELS[row["level"]]
     why = fmt.markdown(row["why"], 120) if row["why"] else status.word
-    use = gpu_states.WORDS.get(row["use"], row["use"])
-    return f":{status.colour}[{status.glyph}] {name} {model} :{status.colour}[{why}] :gray[{use} now]"
+    use = "in MIG mode" if facts["mig_devices"] else f"{gpu_states.WORDS.get(row['use'], row['use'])} now"
+    return f":{status.colour}[{status.glyph}] {name} {model} :{status.colour}[{why}] :gray[{use}]"
 
 
 def header(look: Look, facts: Row) -> None:
@@ -99,13 +99,25 @@ def header(look: Look, facts: Row) -> None:
         navigation.link("gpus", "this host", context, icon=":material/dns:", host=facts["host"], id=None)
         if facts["parent_uuid"]:
             navigation.link("gpus", "its GPU", context, icon=":material/memory:", id=facts["parent_uuid"])
-        for place, uuid in enumerate(facts["mig_devices"][:8]):
-            navigation.link("gpus", f"MIG device {place + 1}", context, icon=":material/memory:", id=uuid)
+        for uuid in facts["mig_devices"][:8]:
+            navigation.link("gpus", fmt.markdown(uuid[:12]), context, icon=":material/memory:", id=uuid)
         start, end = (str(int(moment.timestamp())) for moment in (look.window.start, look.window.end))
         navigation.link(
             "gpus", "freeze this window", context, icon=":material/link:",
             id=facts["gpu_uuid"], range=None, **{"from": start, "to": end},
         )  # fmt: skip
+
+
+def marks(look: Look, happened: Sequence[Row]) -> list[Mark]:
+    """Marks of what happened; a start beside an XID would hide its word, and came of it."""
+    own = [row for row in happened if row["kind"] in _OWN_MARKS]
+    room = look.window.seconds / 12
+    others = [
+        row
+        for row in happened
+        if row["kind"] in _OTHER_MARKS and all(abs((row["at"] - one["at"]).total_seconds()) > room for one in own)
+    ]
+    return events.marks(sorted([*own, *others], key=lambda row: row["at"], reverse=True), look.colours)
 
 
 def who(
@@ -156,8 +168,13 @@ def who(
     columns = [column for column in _WHO if column.name not in hidden]
     panels.table(
         cells, columns, key=key, alt="What was asked for, who is there, who works, and how far that is known",
-        ids=ids, on_pick=lambda name: on_pick(name) if name else None, shown_rows=7,
+        ids=ids, on_pick=lambda name: on_pick(name) if name else None, shown_rows=9,
     )  # fmt: skip
+    reasons = dict.fromkeys(
+        (fmt.attribution(row["attribution"]), row["attribution_reason"]) for row in rows if row["attribution_reason"]
+    )
+    if any(len(reason) > 45 for _, reason in reasons):  # longer than the column is wide
+        st.caption("\u2003".join(f"{mark} {fmt.markdown(reason, 200)}" for mark, reason in reasons))
 
 
 def known_words(row: Row) -> str:
@@ -248,11 +265,12 @@ def chosen(look: Look, signals: Answer, marks: Sequence[Mark]) -> None:
     )  # fmt: skip
 
 
-def use(span: Row, row: Row | None) -> None:
-    """Utilisation, saturation and errors in words."""
+def use(span: Row, row: Row | None, time: Sequence[Row]) -> None:
+    """Utilisation, saturation and errors in words; time: its GPU time by state."""
+    told = [f":gray[time] {gpu_states.words(gpu_states.bar_of('', time))}"] if time else []
     for column, (title, lines) in zip(
         st.columns(3, gap="medium"),
-        (("Utilisation", utilisation(span)), ("Saturation", saturation(span)), ("Errors", errors(span, row))),
+        (("Utilisation", [*told, *utilisation(span)]), ("Saturation", saturation(span)), ("Errors", errors(span, row))),
         strict=True,
     ):
         with column:
@@ -273,8 +291,10 @@ def utilisation(span: Row) -> list[str]:
         come, go = span[f"{bus}_receive_bytes_per_second"], span[f"{bus}_transmit_bytes_per_second"]
         if come is not None or go is not None:
             lines.append(_pair(word, f"{_rate(come)} in, {_rate(go)} out"))
-    if span["unknown_reason"]:
-        lines.append(f":gray[{Status.UNKNOWN.glyph} {fmt.markdown(span['unknown_reason'], 200)}]")
+    lines += [
+        f":gray[{Status.UNKNOWN.glyph} {fmt.markdown(reason, 200)}]"
+        for reason in gpu_panels.reason_words(span["unknown_reason"])
+    ]
     return lines
 
 
@@ -301,11 +321,13 @@ def saturation(span: Row) -> list[str]:
 
 def errors(span: Row, row: Row | None) -> list[str]:
     """What went wrong in the range, each with the next step."""
-    found = [f":red[{Status.CRITICAL.glyph}] {fmt.markdown(words, 300)}" for words in span["xid_words"]]
+    found = [f":red[{Status.CRITICAL.glyph}] {gpu_panels.with_code(words, 300)}" for words in span["xid_words"]]
     if span["recovery_words"]:
-        found.append(f":red[{Status.CRITICAL.glyph}] {fmt.markdown(span['recovery_words'], 200)}")
+        found.append(f":red[{Status.CRITICAL.glyph}] {gpu_panels.with_code(span['recovery_words'], 200)}")
     if span["remap_pending"]:
         found.append(f":orange[{Status.WARNING.glyph}] row remapping waits for a reset of the GPU")
+    if not found and row is not None and row["level"] >= 2 and row["why"]:
+        found.append(f":orange[{Status.WARNING.glyph}] {fmt.markdown(row['why'], 120)}")
     ecc = (
         _pair("ECC corrected", fmt.count(span["ecc_corrected"]))
         + "\u2003"
@@ -320,8 +342,6 @@ def errors(span: Row, row: Row | None) -> list[str]:
             if nothing_told
             else f":green[{Status.OK.glyph} no XID, nothing to recover]"
         )
-    if row is not None and row["level"] >= 2 and row["why"]:
-        found.insert(0, f":orange[{Status.WARNING.glyph}] {fmt.markdown(row['why'], 120)}")
     return [*found, ecc]
 
 

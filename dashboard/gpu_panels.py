@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -43,15 +44,14 @@ _USE = (
     Column(name="index", label="GPU", width=68, help="Index on its host; MIG devices with their profile"),
     Column(name="model", label="model", width=50),
     Column(name="use", label="now", width=62),
-    Column(name="holders", label="held by", width=150),
+    Column(name="holders", label="held by", width=142),
     Column(name="busy", label="busy", kind="bar", width=78, help="Share of the time in which any kernel ran, mean"),
     Column(name="sm", label="SM", kind="bar", width=78, help="SM activity, mean; the better measure of work"),
     Column(name="memory", label="memory", kind="bar", width=78, help="Used, mean over the range"),
     Column(name="power", label="power / limit", width=80, help="Mean over the range"),
-    Column(name="at_limit", label="at limit", width=50, help="Share of the time at the power limit"),
-    Column(name="slowed", label="slowed by", width=138, help="What throttled it, and in which share of the time"),
+    Column(name="slowed", label="slowed by", width=152, help="What throttled it, and in which share of the time"),
     Column(name="temperature", label="°C", kind="number", width=34, format="%d", help="Highest in the range"),
-    Column(name="errors", label="errors, and what to do", width=176, help="XID, ECC, recovery action, in the range"),
+    Column(name="errors", label="errors, and what to do", width=222, help="XID, ECC, recovery action, in the range"),
 )
 
 
@@ -154,7 +154,7 @@ def states(look: Look, found: Sequence[Row], names: Mapping[str, str], height: i
     if len(found) > _HOSTS_SHOWN:
         bars.append(gpu_states.bar_of(f"{len(found) - _HOSTS_SHOWN} more", found[_HOSTS_SHOWN:]))
     limits = found[0]["idle_below"], found[0]["busy_from"]
-    gpu_states.draw(look, bars, *limits, key="gpu-states", height=max(height, gpu_states.height_of(len(bars))))
+    gpu_states.draw(look, bars, *limits, key="gpu-states", height=gpu_states.height_of(len(bars)))
 
 
 def _short_bar(row: Row, names: Mapping[str, str], single: bool) -> str:
@@ -166,9 +166,13 @@ def index_words(row: Row) -> str:
     return f"{row['gpu_index']} · {row['mig_profile']}" if row["mig_profile"] else str(row["gpu_index"])
 
 
-def full_name(row: Row) -> str:
-    """Host and index: "gpu-a01 · 3"."""
-    return f"{fleet_panels.short_host(row['host'])} · {index_words(row)}"
+def names_of(rows: Sequence[Row], host: str | None) -> dict[str, str]:
+    """UUID -> host and index, "gpu-a01 · 3"; only the index while one host is looked at."""
+    return {
+        row["gpu_uuid"]: f"{'GPU' if host else fleet_panels.short_host(row['host'])} {'' if host else '· '}"
+        f"{index_words(row)}"
+        for row in rows
+    }
 
 
 def heat(look: Look, found: Answer, names: Mapping[str, str], height: int) -> None:
@@ -309,7 +313,6 @@ def table(now: Sequence[Row], over: Sequence[Row], *, shown_rows: int, on_pick: 
             for row, span in rows
         ],
         "power": [power_words(span.get("power_watts_mean"), span.get("power_limit_watts_max")) for _, span in rows],
-        "at_limit": [_share_words(span.get("power_at_limit_ratio")) for _, span in rows],
         "slowed": [slowed_words(span) for _, span in rows],
         "temperature": [span.get("temperature_celsius_max") for _, span in rows],
         "errors": [error_words(row, span) for row, span in rows],
@@ -319,7 +322,38 @@ def table(now: Sequence[Row], over: Sequence[Row], *, shown_rows: int, on_pick: 
         cells, _USE, key="gpus", alt="GPUs: utilisation, saturation, errors, holders; select a cell to open the GPU",
         shown_rows=shown_rows, ids=[row["gpu_uuid"] for row, _ in rows], on_pick=on_pick,
     )  # fmt: skip
-    panels.download(cells, _USE, name="gpus.csv", key="gpus-csv")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        panels.download(cells, _USE, name="gpus.csv", key="gpus-csv")
+        st.markdown(untold_words(over), width="stretch")
+
+
+def untold_words(over: Sequence[Row]) -> str:
+    """Why some cells are empty, each reason once with the number of devices that it holds of."""
+    reasons = Counter(reason for row in over for reason in reason_words(row["unknown_reason"])).most_common(4)
+    if not reasons:
+        return ""
+    told = "; ".join(
+        f"{fmt.markdown(reason, 160)} ({number} device{'' if number == 1 else 's'})" for reason, number in reasons
+    )
+    return f":gray[{Status.UNKNOWN.glyph} empty cells are not known: {told}]"
+
+
+#: Metrics as an unknown reason names them -> as the pages do.
+_METRICS = {
+    "busy_ratio": "busy", "sm_active_ratio": "SM", "sm_occupancy_ratio": "occupancy", "tensor_active_ratio": "tensor",
+    "dram_active_ratio": "DRAM", "encoder_ratio": "encoder", "decoder_ratio": "decoder",
+}  # fmt: skip
+
+
+def reason_words(reason: str | None) -> list[str]:
+    """Why readings are missing, one clause a cause, the metrics named as on the pages."""
+    clauses = [clause.strip() for clause in (reason or "").split("; ") if clause.strip()]
+    found: list[str] = []
+    for clause in clauses:
+        cause, colon, metrics = clause.rpartition(": ")
+        told = ", ".join(_METRICS.get(name, name.replace("_", " ")) for name in metrics.split(", "))
+        found.append(f"{cause}{colon}{told}" if colon else clause)
+    return found
 
 
 def power_words(mean: float | None, limit: float | None) -> str:
@@ -337,7 +371,7 @@ def slowed_words(span: Row) -> str:
 
 def error_words(row: Row, span: Row) -> str:
     """What went wrong, with the next step; else why some numbers are missing; empty when all is well."""
-    parts = list(span.get("xid_words") or ())
+    parts: list[str] = list(span.get("xid_words") or [])
     if span.get("ecc_uncorrected"):
         parts.append(f"{span['ecc_uncorrected']} uncorrectable memory errors (ECC)")
     if span.get("recovery_words"):

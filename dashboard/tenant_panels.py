@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from dashboard import charts, fleet_panels, panels
+from dashboard import charts, fleet_panels, gpu_panels, gpu_states, panels
 from dashboard import format as fmt
 from dashboard.charts import Axis, Line, Mark
 from dashboard.look import Look
@@ -83,3 +83,33 @@ def trends(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
                 charts.series(label, axis, lines, look.colours, unit=unit, marks=marks, limit=limit),
                 key=f"tenant-{names[0][1]}", alt=f"{label} of this tenant over time", height=165,
             )  # fmt: skip
+
+
+def gpus(look: Look, time: Sequence[Row], idle: Sequence[Row], findings: Sequence[Row]) -> None:
+    """Where this tenant's GPU time went, by container; who keeps GPUs idle; who breaks the GPU contract."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        held = sum(row["held_seconds"] for row in time) / 3600
+        panels.title("GPU time", f"{fmt.number(held)} GPU-h held in this range, most idle first")
+        if time:
+            gpu_time(look, time)
+        else:
+            panels.nothing("No container of this tenant held or used a GPU in this range")
+    with right:
+        gpu_panels.idle(look, idle, shown=3)
+    if time or findings:
+        gpu_panels.findings(look, findings, title="Declared against used")
+
+
+def gpu_time(look: Look, rows: Sequence[Row]) -> None:
+    """Bars of the states: all together, then by container."""
+    by_key: dict[str, list[Row]] = {}
+    for row in rows:
+        by_key.setdefault(row["container_key"], []).append(row)
+    bars = [gpu_states.bar_of("all", rows)]
+    bars += [gpu_states.bar_of("/".join(key.partition(":")[2].split("/")[-2:]), of) for key, of in by_key.items()][:6]
+    if len(by_key) > 6:
+        rest = [row for of in list(by_key.values())[6:] for row in of]
+        bars.append(gpu_states.bar_of(f"{len(by_key) - 6} more", rest))
+    limits = rows[0]["idle_below"], rows[0]["busy_from"]
+    gpu_states.draw(look, bars, *limits, key="tenant-states", height=gpu_states.height_of(len(bars)))

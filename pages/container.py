@@ -71,6 +71,21 @@ def gpu(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
     broken = _own(span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist(), key)
     container_gpu_panels.allocation(look, asked[0] if asked else None, broken)
     present = look.ask(gpu_detail.container_presence, container_key=key).rows.to_pylist()
+    if present:
+        used(look, key, host, present, broken, marks)
+    elif broken:
+        container_gpu_panels.findings(look, broken)
+    else:
+        panels.nothing("This container held and used no GPU in this range")
+    ledger = span.ask(jobs.gpu_jobs, host=host, text=row["name"]).rows.to_pylist()
+    container_gpu_panels.jobs(_own(ledger, key), open_container)
+
+
+def used(
+    look: Look, key: str, host: str, present: list[Mapping[str, Any]], broken: list[Mapping[str, Any]],
+    marks: Sequence[Mark],
+) -> None:  # fmt: skip
+    span = look.every(gpu_panels.SPAN_SECONDS)
     gpu_detail_panels.who(present, None, open_container, key="container-gpus", by_gpu=True)
     left, right = st.columns(2, gap="medium")
     with left:
@@ -85,8 +100,6 @@ def gpu(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
         span.ask(gpu_time.gpu_time_series, host=host, container_key=key),
         marks,
     )
-    ledger = span.ask(jobs.gpu_jobs, host=host, text=row["name"]).rows.to_pylist()
-    container_gpu_panels.jobs(_own(ledger, key), open_container)
 
 
 def _own(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:

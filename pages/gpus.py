@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import empty, events, frame, gpu_detail_panels, gpu_panels, navigation, panels
+from dashboard import empty, frame, gpu_detail_panels, gpu_panels, navigation, panels
 from dashboard.look import Look
 from queries import gpu_contract, gpu_detail, gpu_idle, gpu_time, gpu_use, gpus
 
@@ -45,7 +45,7 @@ def all_gpus(look: Look) -> None:
     if not rows:
         panels.nothing("NVML reported no GPU in this view; the Status page says what was looked for.", height=160)
         return
-    names = {row["gpu_uuid"]: gpu_panels.full_name(row) for row in rows}
+    names = gpu_panels.names_of(rows, host)
     hours = span.ask(gpu_time.gpu_funnel_time, host=host).rows.to_pylist()
     left, right = st.columns(2, gap="medium")
     with left:
@@ -72,6 +72,7 @@ def one_gpu(look: Look, uuid: str) -> None:
     span.ahead(gpu_detail.gpu_signals, gpu_uuid=uuid)
     span.ahead(gpus.gpu_holders_series, gpu_uuid=uuid)
     span.ahead(gpu_use.gpu_use, gpu_uuid=uuid)
+    span.ahead(gpu_time.gpu_time, by="gpu", host=host)
     span.ahead(gpu_detail.gpu_events, gpu_uuid=uuid)
     found = look.ask(gpus.gpu_table, host=host)
     row = next((row for row in found.rows.to_pylist() if row["gpu_uuid"] == uuid), None)
@@ -79,16 +80,20 @@ def one_gpu(look: Look, uuid: str) -> None:
     gpu_detail_panels.header(look, facts[0])
     gpu_detail_panels.who(look.ask(gpu_detail.gpu_presence, gpu_uuid=uuid).rows.to_pylist(), row, open_container)
     happened = span.ask(gpu_detail.gpu_events, gpu_uuid=uuid).rows.to_pylist()
-    marks = events.marks([one for one in happened if one["kind"] in gpu_detail_panels.MARKED], look.colours)
+    marks = gpu_detail_panels.marks(look, happened)
     signals = span.ask(gpu_detail.gpu_signals, gpu_uuid=uuid)
-    gpu_detail_panels.stacks(look, span.ask(gpus.gpu_holders_series, gpu_uuid=uuid), signals, marks)
+    if facts[0]["mig_devices"]:
+        panels.nothing("In MIG mode memory and activity stand with the MIG devices: open one of them above.")
+    else:
+        gpu_detail_panels.stacks(look, span.ask(gpus.gpu_holders_series, gpu_uuid=uuid), signals, marks)
     left, right = st.columns(2, gap="medium")
     with left:
         gpu_detail_panels.power(look, signals, marks)
     with right:
         gpu_detail_panels.chosen(look, signals, marks)
+    time = span.ask(gpu_time.gpu_time, by="gpu", host=host).rows.to_pylist()
     for use in span.ask(gpu_use.gpu_use, gpu_uuid=uuid).rows.to_pylist():
-        gpu_detail_panels.use(use, row)
+        gpu_detail_panels.use(use, row, [one for one in time if one["gpu_uuid"] == uuid])
     gpu_detail_panels.listing(happened)
     panels.gaps(found.gaps, found.coverage)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dashboard import events, fleet_panels, frame, navigation, overview_panels, panels, tenant_panels
+from dashboard import events, fleet_panels, frame, gpu_panels, navigation, overview_panels, panels, tenant_panels
 from dashboard import format as fmt
 from dashboard.look import Look
-from queries import containers, overview, tenants
+from queries import containers, gpu_contract, gpu_idle, gpu_time, overview, tenants
 from queries import events as happened
 
 visit = frame.visit()
@@ -30,6 +30,10 @@ def render(look: Look) -> None:
     look.ahead(overview.verdict, host=host)
     slow.ahead(overview.fleet_numbers, host=host)
     slow.ahead(tenants.tenant_series, host=host)
+    span = look.every(gpu_panels.SPAN_SECONDS)
+    span.ahead(gpu_time.gpu_time, by="container", host=host)
+    span.ahead(gpu_idle.idle_ranking, host=host)
+    span.ahead(gpu_contract.gpu_contract, host=host, **gpu_panels.contract_terms())
     worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
     series = slow.ask(tenants.tenant_series, host=host)
     told = look.ask(happened.recent_events, host=host, limit=60).rows.to_pylist()
@@ -45,7 +49,18 @@ def render(look: Look) -> None:
     marks = events.marks([row for row in told if row["kind"] in overview_panels.TOLD], look.colours)
     tenant_panels.trends(look, series, marks)
     fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)
+    gpus(look)
     panels.gaps(found.gaps, found.coverage)
+
+
+def gpus(look: Look) -> None:
+    host, span, terms = look.context.host, look.every(gpu_panels.SPAN_SECONDS), gpu_panels.contract_terms()
+    tenant_panels.gpus(
+        look,
+        span.ask(gpu_time.gpu_time, by="container", host=host).rows.to_pylist(),
+        span.ask(gpu_idle.idle_ranking, host=host).rows.to_pylist(),
+        span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist(),
+    )
 
 
 frame.live(visit, render)
