@@ -16,6 +16,7 @@ CATALOGUE: dict[str, tuple[str, str, str, str]] = {
     "overview": ("Live", "Overview", ":material/monitor_heart:", "Is anything wrong, where, since when?"),
     "containers": ("Live", "Containers", ":material/deployed_code:", "Which ones, sorted by trouble"),
     "gpus": ("Live", "GPUs", ":material/memory:", "Who holds them, who uses them, what is wasted?"),
+    "latency": ("Live", "Latency", ":material/speed:", "Are users served in time?"),
     "jobs": ("Manage", "Jobs", ":material/receipt_long:", "Who held which GPU, from when to when, and for whom?"),
     "status": ("System", "Status", ":material/sensors:", "What can we not see?"),
     "container": ("", "Container", ":material/deployed_code:", "What is this one doing, and since when?"),

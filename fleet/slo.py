@@ -153,8 +153,14 @@ def judge(objective: Objective, whole: Met, burn: Burn) -> Verdict:
         gone = left * objective.window_seconds / rate
         words = f"burning {rate_words(rate)}: budget gone in {span_words(gone)}"
         return Verdict(level=level, words=words, gone_in_seconds=gone)
+    rate = burn.hour or 0.0
     if left < -1e-9:
-        return Verdict(level=Level.WARNING, words="missed: budget gone, not burning now")
+        now = f"and burning {rate_words(rate)}" if rate > 1.0 else "not burning now"
+        return Verdict(level=Level.WARNING, words=f"budget gone, {now}")
+    if rate > 1.0 and left > 1e-9:
+        gone = left * objective.window_seconds / rate
+        words = f"met so far; at {rate_words(rate)} budget gone in {span_words(gone)}"
+        return Verdict(level=Level.OK, words=words, gone_in_seconds=gone)
     return Verdict(level=Level.OK, words="met")
 
 

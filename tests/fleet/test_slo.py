@@ -75,8 +75,10 @@ def test_both_windows_must_burn():
     verdict = judge(MONTH, WHOLE, Burn(hour=14.4, five_minutes=20.0))
     assert (verdict.level, verdict.words) == (Level.CRITICAL, "burning 14x: budget gone in 2 d")
     assert verdict.gone_in_seconds == pytest.approx(48 * 3600)
-    assert judge(MONTH, WHOLE, Burn(hour=20.0, five_minutes=0.5)).words == "met"
-    assert judge(MONTH, WHOLE, Burn(hour=20.0, five_minutes=None)).words == "met"
+    for short in (0.5, None):  # the hour alone: it may be over, so nobody is woken
+        verdict = judge(MONTH, WHOLE, Burn(hour=20.0, five_minutes=short))
+        assert (verdict.level, verdict.words) == (Level.OK, "met so far; at 20x budget gone in 1 d 10 h")
+    assert judge(MONTH, WHOLE, Burn(hour=0.9, five_minutes=0.5)).words == "met"
     assert judge(MONTH, WHOLE, Burn(hour=7.0, five_minutes=9.0, six_hours=6.2, half_hour=7.0)).words == (
         "burning 6.2x: budget gone in 4 d 15 h"
     )
@@ -85,6 +87,8 @@ def test_both_windows_must_burn():
 def test_a_budget_that_is_gone_warns_also_when_nothing_burns():
     gone = Met(state="ok", count=1e6, at_seconds=2.0, ratio=0.98)
     assert judge(MONTH, gone, Burn()).level == Level.WARNING
+    assert judge(MONTH, gone, Burn()).words == "budget gone, not burning now"
+    assert judge(MONTH, gone, Burn(hour=2.2, five_minutes=7.5)).words == "budget gone, and burning 2.2x"
     assert judge(MONTH, gone, Burn(hour=15.0, five_minutes=15.0)).words == "burning 15x, budget already gone"
     just = Met(state="ok", count=1e6, at_seconds=2.0, ratio=0.99)
     assert judge(MONTH, just, Burn()).words == "met"

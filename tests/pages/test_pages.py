@@ -31,6 +31,9 @@ UUID = Identities(7).gpu_uuid("gpu-a01", 0)
 #: name -> the page, and the address that opens this view of it.
 VIEWS = {
     **{name: (name, {}) for name in ("overview", "containers", "gpus", "jobs", "tenant", "status")},
+    "latency": ("latency", {}),
+    "latency-models": ("latency", {"by": "model", "field": "e2e", "range": "6h"}),
+    "latency-containers": ("latency", {"by": "container", "field": "itl"}),
     "container": ("container", {"id": KEY}),
     "container-gpu": ("container", {"id": KEY, "tab": "GPU"}),
     "gpu": ("gpus", {"id": UUID}),
