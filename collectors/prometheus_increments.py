@@ -75,6 +75,8 @@ class Turn:
     life: part of each series' identity. fresh: there is a scrape newer than the last counted one.
     born: all its series began at 0 since the last reading. seconds: what the increments cover, None at first sight.
     known_fields: fields read for this life before, whose new series are therefore genuinely new.
+    same_process: these are sums, and the process that counts them is known to be the same: one that fell has lost a
+    series, and what the others added meanwhile is not known. It counts 0; a reset would count all of it again.
     """
 
     life: int
@@ -82,6 +84,7 @@ class Turn:
     born: bool
     seconds: float | None
     known_fields: frozenset[str]
+    same_process: bool = False
 
 
 class Lives:
@@ -107,9 +110,11 @@ class Lives:
         values: Iterable[tuple[Hashable, float]],
         histograms: Iterable[tuple[Hashable, Buckets]],
         fields: frozenset[str],
+        sums: bool = False,
     ) -> Turn:
         """Decide how this reading counts. now, scraped_at: server clock, seconds; values, histograms: by series.
 
+        sums: the server has added the series up, as for a gateway: one sum that falls says nothing of the others.
         Call once per target and poll, before `count` and `count_buckets`.
         """
         life = self._lives.get(target)
@@ -124,15 +129,20 @@ class Lives:
             return Turn(life=self._lives[target].number, fresh=True, born=born, seconds=None, known_fields=frozenset())
         fresh = scraped_at is None or life.scraped_at is None or scraped_at > life.scraped_at
         born = False
+        known = None if start is None or start.kind != "process" else life.starts.get(start.kind)
+        same_process = sums and start is not None and known is not None and start.same_life(known)
         if fresh:
-            born = self._began_anew(life, start, values, histograms)
+            born = self._began_anew(life, start, () if sums else values, () if sums else histograms)
             if born:
                 life.number, life.readings, life.starts = next(self._numbers), 0, {}
             if start is not None:
                 life.starts[start.kind] = start
         # Two readings: the first scrape of a target may be half visible to the queries of one poll.
         known_fields = life.fields if life.readings > 1 else frozenset[str]()
-        answer = Turn(life=life.number, fresh=fresh, born=born, seconds=now - life.read_at, known_fields=known_fields)
+        answer = Turn(
+            life=life.number, fresh=fresh, born=born, seconds=now - life.read_at, known_fields=known_fields,
+            same_process=same_process,
+        )  # fmt: skip
         if fresh:
             life.readings += 1
             life.scraped_at, life.fields = scraped_at, fields
@@ -168,7 +178,9 @@ class Lives:
         if not turn.fresh:
             self._tracker.keep(key)
             return None if self._tracker.last(key) is None else 0.0
-        return self._tracker.increase(key, value, born_now=turn.born or field in turn.known_fields)
+        before = self._tracker.last(key) if turn.same_process else None
+        increase = self._tracker.increase(key, value, born_now=turn.born or field in turn.known_fields)
+        return 0.0 if before is not None and value < before else increase
 
     def count_buckets(self, turn: Turn, field: str, series: Hashable, now: Buckets) -> tuple[float, ...] | None:
         """Increments (cumulative too) of one histogram's buckets; None at first sight, or when its bounds changed.
@@ -186,7 +198,9 @@ class Lives:
         if before.bounds != now.bounds:
             return None
         increments = tuple(map(sub, now.cumulative, before.cumulative))
-        return now.cumulative if min(increments) < 0.0 else increments
+        if min(increments) < 0.0:
+            return (0.0,) * len(increments) if turn.same_process else now.cumulative
+        return increments
 
     def end_poll(self, now: float) -> None:
         """Close a poll at `now`, server clock: forgets what has long been gone."""

@@ -165,15 +165,14 @@ class RowMaker:
                 )
                 for subject in reading.shown()
             ]  # fmt: skip
-        gateway = reading.profile.role == "gateway"
         turn = self.lives.turn(
             (target.key, reading.profile.id),
             now=now,
             scraped_at=target.scraped_at,
             start=_start(process_start, place),
-            # Sums that the server made fall when one of their series goes: that is no restart of the gateway.
-            values=() if gateway else reading.counted_values(),
-            histograms=() if gateway else reading.counted_histograms(),
+            values=reading.counted_values(),
+            histograms=reading.counted_histograms(),
+            sums=reading.profile.role == "gateway",
             fields=frozenset(
                 wanted.key
                 for wanted in (*reading.profile.samples, *reading.profile.histograms)
