@@ -19,7 +19,9 @@ from queries.answer import Answer
 Row = Mapping[str, Any]
 #: Pace of everything that is told over the range, in seconds: points are a minute wide.
 SPAN_SECONDS = 15
-#: Word of the address -> field and what it is called.
+#: Words of the address -> short name of the duration.
+SHORT = {"first token": "ttft", "whole request": "e2e", "between tokens": "itl", "in the queue": "queue"}
+#: Short name -> field and what it is called.
 FIELDS = {
     "ttft": ("ttft_seconds", "First token"),
     "e2e": ("e2e_seconds", "Whole request"),

@@ -11,16 +11,16 @@ from queries import events as happened
 
 visit = frame.visit()
 with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-    name = st.segmented_control(
-        "Duration", list(latency_panels.FIELDS), key="field", bind="query-params", default="ttft", required=True,
-        format_func=lambda word: latency_panels.FIELDS[word][1], label_visibility="collapsed",
+    # Without format_func: the address would carry the formatted words, and those that were typed would not be found.
+    shown = st.segmented_control(
+        "Duration", list(latency_panels.SHORT), key="duration", bind="query-params", default="first token",
+        required=True, label_visibility="collapsed",
     )  # fmt: skip
     by = st.segmented_control(
-        "Rows", latency_panels.GROUPS, key="by", bind="query-params", default="tenant", required=True,
-        format_func=lambda word: f"by {word}", label_visibility="collapsed",
+        "Rows by", latency_panels.GROUPS, key="by", bind="query-params", default="tenant", required=True,
+        label_visibility="collapsed",
     )  # fmt: skip
-
-
+name = latency_panels.SHORT[shown]
 rows_by: latency.By = "model" if by == "model" else "container" if by == "container" else "tenant"
 
 

@@ -32,8 +32,8 @@ UUID = Identities(7).gpu_uuid("gpu-a01", 0)
 VIEWS = {
     **{name: (name, {}) for name in ("overview", "containers", "gpus", "jobs", "tenant", "status")},
     "latency": ("latency", {}),
-    "latency-models": ("latency", {"by": "model", "field": "e2e", "range": "6h"}),
-    "latency-containers": ("latency", {"by": "container", "field": "itl"}),
+    "latency-models": ("latency", {"by": "model", "duration": "whole request", "range": "6h"}),
+    "latency-containers": ("latency", {"by": "container", "duration": "between tokens"}),
     "container": ("container", {"id": KEY}),
     "container-gpu": ("container", {"id": KEY, "tab": "GPU"}),
     "gpu": ("gpus", {"id": UUID}),
@@ -319,3 +319,14 @@ def test_every_question_that_judges_is_asked_with_the_operators_thresholds():
     for question in (container_table, container_header, gpu_table, gpu_funnel, idle_holders, tenant_table):
         assert "limits" in judged(question, {}), question
     assert judged(recent_events, {}) == {}
+
+
+def test_the_address_chooses_which_duration_is_shown_and_by_what(serve, demo_store):
+    store, end = demo_store
+    serve(store, end + timedelta(seconds=3))
+    app = open_page("latency-models")
+    assert "by model; whole request in full" in words(app)
+    (red,) = [table.value for table in app.dataframe if "waiting" in table.value]
+    assert any("Llama-3.1-8B" in name for name in red["who"])
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Whole request: p50 and p95")
+    assert "by tenant; first token in full" in words(open_page("latency", by="nonsense"))
