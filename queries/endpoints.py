@@ -17,7 +17,8 @@ def endpoints(store: Store, scope: Scope, window: Window, *, host: str | None = 
 
     Columns: state (joined, external, ambiguous, unjoined), prometheus, endpoint, server, models (list), up,
     container_key ("" = none), tenant, joined_by (map, id, discovery, name, address, none, ambiguous), join_reason,
-    requests (in the window, NULL = not told), seen_at (last poll that named it).
+    requests (in the window, NULL = not told), seen_at (last poll that named it). A limited scope is not told the other
+    containers that an endpoint might have been.
     """
     # Rollups do not keep how an endpoint was joined.
     span = window if resolution(window).raw else last(window, RAW_UP_TO)
@@ -43,7 +44,7 @@ def endpoints(store: Store, scope: Scope, window: Window, *, host: str | None = 
             "container_key": row["key"],
             "tenant": row["owner"],
             "joined_by": row["joined"],
-            "join_reason": row["why"],
+            "join_reason": row["why"] if scope.tenants is None else _own_words(str(row["joined"]), str(row["why"])),
             "requests": row["asked"],
             "seen_at": moment(row["seen"]),
         }
@@ -58,6 +59,13 @@ def endpoints(store: Store, scope: Scope, window: Window, *, host: str | None = 
          ("requests", pa.float64()), ("seen_at", pa.timestamp("ms", tz="UTC"))]
     )  # fmt: skip
     return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), PROMETHEUS)
+
+
+def _own_words(joined_by: str, reason: str) -> str:
+    """The reason without what it may say of others: only a join that succeeded names nothing but one's own."""
+    if joined_by in ("ambiguous", "none", ""):
+        return "several containers fit" if joined_by == "ambiguous" else "no container of the watched hosts fits"
+    return reason
 
 
 def _state(joined_by: str, container_key: str) -> str:

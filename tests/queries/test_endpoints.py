@@ -34,7 +34,7 @@ def test_an_endpoint_says_what_it_belongs_to_now_and_the_unjoined_come_first(kin
         _poll(
             "10.0.0.1:8000", "mistral", late, joined_by="address", join_reason="address 10.0.0.1", container_key="h:c"
         ),
-        _poll("10.0.0.2:8000", "", late, joined_by="ambiguous", join_reason="2 containers fit"),
+        _poll("10.0.0.2:8000", "", late, joined_by="ambiguous", join_reason="2 containers fit (h:c, x:other)"),
         _poll("10.0.0.3:8000", "x", late, joined_by="map", join_reason="mapped as external", up=False, requests=None),
         _poll("10.0.0.4:8000", "x", late, joined_by="none", join_reason="nothing listens there", tenant="b"),
     )
@@ -43,6 +43,7 @@ def test_an_endpoint_says_what_it_belongs_to_now_and_the_unjoined_come_first(kin
         found = endpoints(store, EVERYONE, HOUR).rows.to_pylist()
         limited = endpoints(store, Scope(tenants=frozenset({"b"})), HOUR).rows.to_pylist()
         tables = {row["table"]: row for row in store_tables(store, EVERYONE, HOUR).rows.to_pylist()}
+        mine = endpoints(store, Scope(tenants=frozenset({"a"})), HOUR).rows.to_pylist()
         hidden = store_tables(store, Scope(tenants=frozenset({"b"})), HOUR).rows
     assert [(row["endpoint"], row["state"]) for row in found] == [
         ("10.0.0.2:8000", "ambiguous"),
@@ -55,6 +56,12 @@ def test_an_endpoint_says_what_it_belongs_to_now_and_the_unjoined_come_first(kin
     assert found[2]["requests"] is None
     assert found[2]["up"] is False
     assert [row["endpoint"] for row in limited] == ["10.0.0.4:8000"]
+    # The reason of an ambiguous endpoint lists candidates, which may be other tenants' containers.
+    assert {row["endpoint"]: row["join_reason"] for row in mine} == {
+        "10.0.0.2:8000": "several containers fit",
+        "10.0.0.3:8000": "mapped as external",
+        "10.0.0.1:8000": "address 10.0.0.1",
+    }
     assert tables["inference_samples"]["rows"] == 6
     assert tables["inference_samples"]["bytes_on_disk"] > 0
     assert tables["inference_samples"]["oldest"] == datetime(2026, 11, 21, tzinfo=UTC)
