@@ -173,7 +173,7 @@ def who(
     reasons = dict.fromkeys(
         (fmt.attribution(row["attribution"]), row["attribution_reason"]) for row in rows if row["attribution_reason"]
     )
-    if any(len(reason) > 45 for _, reason in reasons):  # longer than the column is wide
+    if any(len(reason) > 55 for _, reason in reasons):  # longer than the column is wide
         st.caption("\u2003".join(f"{mark} {fmt.markdown(reason, 200)}" for mark, reason in reasons))
 
 

@@ -1,6 +1,6 @@
 """Every page in every state: empty, demo, stale, partial, one tenant, and without a store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from dashboard import process
 from dashboard.access import Access
 from dashboard.data import Reader
 from dashboard.look import judged
-from fleet.model import Batch, Scope, SourceRun
+from fleet.gpu_jobs import EMPTY, head_of, seal
+from fleet.model import Batch, GpuJob, Scope, SourceRun
 from fleet.settings import load_settings
 from queries import overview
 from queries.containers import container_header, container_table
@@ -307,6 +308,32 @@ def test_the_ledger_is_filtered_and_says_that_it_is_whole(serve, demo_store):
     assert set(table["status"]) == {"● running"}
     assert "--from" in app.code[0].value
     assert "No GPU job in this view" in words(open_page("jobs", q="nobody-has-this"))
+
+
+def test_an_edited_entry_breaks_the_ledger_on_the_page_and_names_its_job(serve):
+    now = datetime.now(UTC)
+    head, rows = EMPTY, []
+    for number in range(3):
+        draft = GpuJob(
+            at=now, chain="edge", sequence=0, entry="open", job_id=f"job-{number}", host="h1", tenant="acme",
+            workload=f"train-{number}", container_key=f"h1:{number}", container_name=f"train-{number}",
+            gpu_uuids=("GPU-1",), gpu_names=("NVIDIA H100",), gpu_count=1.0, started_at=now - timedelta(minutes=30),
+        )  # fmt: skip
+        rows.append(seal(draft, head))
+        head = head_of(rows[-1])
+    rows[1] = replace(rows[1], user="somebody-else")
+    run = SourceRun(
+        at=now, source="docker", target="h1", state="ok", interval_seconds=5, took_seconds=0.1, rows=1
+    )  # fmt: skip
+    with embedded_store() as store:
+        store.append(Batch(token="edited", rows=(run, *rows)))
+        serve(store, now + timedelta(seconds=2))
+        app = open_page("jobs")
+        said = words(app)
+        assert "the ledger is broken" in said
+        assert "edge is broken at entry 2: was edited" in said.replace("**", "")
+        sources = dict(zip(app.dataframe[0].value["workload"], app.dataframe[0].value["sources"], strict=True))
+        assert [name for name, text in sources.items() if "EDITED" in text] == ["train-1"]
 
 
 def test_every_question_that_judges_is_asked_with_the_operators_thresholds():
