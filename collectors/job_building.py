@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,8 +29,10 @@ SYNTHETIC = "synthetic"
 class MigratedStore:
     """The collector's store as the ledger uses it: its schema is in place before the first question."""
 
-    def __init__(self, store: MigratingStore) -> None:
+    def __init__(self, store: MigratingStore, fresh: Callable[[], object]) -> None:
+        """fresh: called before each question; what it stores, the answer has."""
         self._store = store
+        self._fresh = fresh
 
     def insert(self, inserts: Sequence[Insert]) -> None:
         """As Store.insert."""
@@ -39,6 +41,7 @@ class MigratedStore:
     def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401 - an Arrow table
         """As Store.query."""
         self._store.migrate()
+        self._fresh()
         return self._store.store.query(sql, parameters)
 
 
@@ -47,9 +50,14 @@ def job_rules(settings: Settings) -> JobRules:
     return JobRules(jobs=settings.jobs, tenancy=settings.tenancy)
 
 
-def job_source(settings: Settings, store: MigratingStore, inventory: Inventory) -> tuple[JobSource, JobKeeper]:
-    """The source that keeps this machine's ledger, and the keeper, which must hear the rows of Docker and NVML."""
-    migrated = MigratedStore(store)
+def job_source(
+    settings: Settings, store: MigratingStore, inventory: Inventory, *, fresh: Callable[[], object] = bool
+) -> tuple[JobSource, JobKeeper]:
+    """The source that keeps this machine's ledger, and the keeper, which must hear the rows of Docker and NVML.
+
+    fresh: brings what was read but not stored yet to the store, which is asked for the energy of a job.
+    """
+    migrated = MigratedStore(store, fresh)
     ledger = JobLedger(settings.data_dir, settings.general.host, migrated)
     keeper = JobKeeper(ledger, energy_from(migrated.query))
     looks = InventoryLooks(inventory, keeper, job_rules(settings))
@@ -62,10 +70,16 @@ def job_source(settings: Settings, store: MigratingStore, inventory: Inventory) 
 
 
 def demo_job_source(
-    settings: Settings, store: MigratingStore, fleet: SyntheticFleet, begin: datetime, filled_to: datetime
+    settings: Settings,
+    store: MigratingStore,
+    fleet: SyntheticFleet,
+    begin: datetime,
+    filled_to: datetime,
+    *,
+    fresh: Callable[[], object] = bool,
 ) -> JobSource:
     """The demo's ledger, filled up to `filled_to`; begin: where a new one starts. Raises StoreError, OSError."""
-    migrated = MigratedStore(store)
+    migrated = MigratedStore(store, fresh)
     ledger = JobLedger(settings.data_dir, settings.general.host, migrated)
     ledger.load()
     energy = energy_from(migrated.query)

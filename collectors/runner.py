@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from collectors.base import Source
+from collectors.gathering import RUNS_WAIT_SECONDS, WATCHED_SECONDS
 from collectors.loop import SourceHealth, SourceLoop
 from collectors.outcome import guarded
-from collectors.writing import RUNS_WAIT_SECONDS, Writer, WriterHealth, WritingThread
+from collectors.writing import Writer, WriterHealth, WritingThread
 
 log = logging.getLogger(__name__)
 #: NVML and Prometheus join to what Docker published, so Docker goes first in every cycle.
@@ -63,11 +64,23 @@ class Runner:
         wall: Callable[[], datetime] = utc_now,
         boot_id: str | None = None,
         runs_wait_seconds: float = RUNS_WAIT_SECONDS,
+        unwatched_seconds: float = 0.0,
+        watched_seconds: float = WATCHED_SECONDS,
     ) -> None:
+        """unwatched_seconds: how long what was read may wait to be stored together while nobody looks; 0 = not at all.
+
+        watched_seconds: how long a `look` counts.
+        """
         self._monotonic = monotonic
         self._wall = wall
         self._retention = retention
-        self._writing = WritingThread(writer, monotonic=monotonic, runs_wait_seconds=runs_wait_seconds)
+        self._writing = WritingThread(
+            writer,
+            monotonic=monotonic,
+            runs_wait_seconds=runs_wait_seconds,
+            unwatched_seconds=unwatched_seconds,
+            watched_seconds=watched_seconds,
+        )
         self._sources = tuple(sources)
         self._began = monotonic()
         self._stopping = threading.Event()
@@ -116,6 +129,14 @@ class Runner:
         if not written:
             log.error("left behind: %d batches that the store did not take", self._writing.health().waiting_batches)
         return not hung and not unclosed and written
+
+    def look(self) -> bool:
+        """Somebody looks: see WritingThread.look."""
+        return self._writing.look()
+
+    def flush(self, wait_seconds: float) -> bool:
+        """Store what was gathered; False when that took longer."""
+        return self._writing.flush(wait_seconds)
 
     def health(self) -> RunnerHealth:
         """A snapshot, from any thread."""

@@ -14,10 +14,12 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from collectors import build
 from collectors.base import Source
@@ -31,7 +33,7 @@ from collectors.web import WebError, WebServer, ensure_token, web_app
 from fleet import __version__
 from fleet.inventory import Inventory
 from fleet.settings import Settings
-from store import StoreError, StoreOptions
+from store import StoreError, StoreOptions, StoreUnavailable
 from store.client import Engine
 from store.gateway import GatewayLimits, GatewayTokens, gateway_app
 from store.retention import apply_retention
@@ -39,6 +41,10 @@ from store.spool import Spool, SpooledWriter
 
 log = logging.getLogger(__name__)
 STORE_CLOSE_SECONDS = 0.5
+#: How long the ledger waits for what was gathered before it asks the store for a job's energy; else it asks again.
+FRESH_SECONDS = 2.0
+#: How long a start waits for a command on the ledger that has the data folder open.
+OWNER_WAIT_SECONDS = 2.0
 
 
 class ServiceError(Exception):
@@ -95,7 +101,7 @@ class _Service:
             if settings.embedded:
                 engine = Engine(settings.store_dsn(), _options(settings))
                 parts.callback(_within, STORE_CLOSE_SECONDS, engine.close)
-                gateway = gateway_app(engine, _tokens(settings), _limits(settings))
+                gateway = gateway_app(engine, _tokens(settings), _limits(settings), on_look=self._look)
             app = web_app(self._health, spool=lambda: writer.state, version=__version__, gateway=gateway)
             server = WebServer(app, settings.gateway.host, settings.gateway.port)
             parts.callback(server.stop)
@@ -104,7 +110,13 @@ class _Service:
                 sources = self._demo_sources(store) if self._demo else self._sources(store, inventory)
             except _StoppedError:
                 return True
-            self._runner = Runner(sources, writer, rng=random.Random(), retention=lambda now: self._forget(store, now))  # noqa: S311
+            self._runner = Runner(
+                sources,
+                writer,
+                rng=random.Random(),  # noqa: S311
+                retention=lambda now: self._forget(store, now),
+                unwatched_seconds=_unwatched_seconds(settings),
+            )
             self._runner.start()
             names = ", ".join(f"{source.kind} {source.target}" for source in sources) or "nothing"
             log.info("collecting from %s; health on http://%s:%d/healthz", names, settings.gateway.host, server.port)
@@ -127,9 +139,18 @@ class _Service:
     def _health(self) -> RunnerHealth | None:
         return None if self._runner is None else self._runner.health()
 
+    def _look(self) -> None:
+        if self._runner is not None:
+            self._runner.look()
+
+    def _fresh(self) -> None:
+        """Store what was gathered. Raises StoreUnavailable when that takes too long."""
+        if self._runner is not None and not self._runner.flush(FRESH_SECONDS):
+            raise StoreUnavailable(0, f"store: it did not take what was gathered within {FRESH_SECONDS:g} s")
+
     def _sources(self, store: build.MigratingStore, inventory: Inventory) -> list[Source]:
         settings = self._settings
-        jobs, keeper = job_source(settings, store, inventory)
+        jobs, keeper = job_source(settings, store, inventory, fresh=self._fresh)
         overheard = [
             *build.docker_sources(
                 settings,
@@ -153,7 +174,8 @@ class _Service:
                 raise _StoppedError
             position = find_position(store.store, self._seed, utc_now())
             filled_to = fill(store.store, position, utc_now(), ProgressBar())
-            jobs = demo_job_source(self._settings, store, position.fleet, filled_to - HISTORY, filled_to)
+            begin = filled_to - HISTORY
+            jobs = demo_job_source(self._settings, store, position.fleet, begin, filled_to, fresh=self._fresh)
         finally:
             self._filling = False
         synthetic = self._settings.synthetic
@@ -168,6 +190,12 @@ class _Service:
     def _forget(self, store: build.MigratingStore, now: datetime) -> None:
         for dropped in apply_retention(store.store, build.retention_policy(self._settings), now):
             log.info("forgot %s of %s: %d rows", dropped.partition, dropped.table, dropped.rows)
+
+
+def _unwatched_seconds(settings: Settings) -> float:
+    # Who reads a server is not known here: there, samples are late only for those who wrote that they may be.
+    known = settings.embedded or "store.unwatched_seconds" in settings.origins
+    return settings.store.unwatched_seconds if known else 0.0
 
 
 def _options(settings: Settings) -> StoreOptions:
@@ -204,21 +232,31 @@ def _within(seconds: float, action: Callable[[], object]) -> None:
 def _sole_owner(folder: Path) -> Generator[None]:
     """Holds the data folder: store, spool and tokens belong to one collector. Raises ServiceError, OSError.
 
-    The engine locks its own folder too, but says so on stderr in its own words, and the spool has no lock.
+    The engine locks its own folder too, but says so on stderr in its own words, and the spool has no lock. A moment's
+    wait: `jobs verify` holds the folder while it reads, and what starts at boot should not fail for that.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "collector.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read(20).strip() or "unknown"
-            words = f"data_dir: {folder} belongs to a collector that runs (process {owner})"
-            raise ServiceError(f"{words}; stop that one or write another data_dir") from None
+        deadline = time.monotonic() + OWNER_WAIT_SECONDS
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                owner = file.read(20).strip() or "unknown"
+                words = f"data_dir: {folder} belongs to a collector that runs (process {owner})"
+                raise ServiceError(f"{words}; stop that one or write another data_dir")
+            time.sleep(0.1)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

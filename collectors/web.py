@@ -81,6 +81,7 @@ def web_app(
             "store": "away" if waiting.error else "ok",
             "writer": {
                 "waiting_batches": found.writer.waiting_batches,
+                "gathered_batches": found.writer.gathered_batches,
                 "busy_seconds": _rounded(found.writer.stuck_seconds),
                 "refused_batches": found.writer.refused_batches,
                 "lost_batches": found.writer.lost_batches + waiting.dropped_batches + waiting.refused_batches,

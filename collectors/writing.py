@@ -1,10 +1,9 @@
 """One thread between the sources and the store, so that a slow store never delays a poll.
 
-Batches wait in memory for a short time only: the spooled writer behind it acknowledges them to disk when the store is
-away. When even that blocks, the newest batches are refused and counted, and /healthz says so.
+Batches wait in memory for a short, bounded time: the spooled writer behind it acknowledges them to disk when the store
+is away. When even that blocks, the newest batches are refused and counted, and /healthz says so.
 
-How polls went is a row each, in a table of its own. An insert costs the store as much for one row as for a hundred, so
-the rows of polls that went well wait a moment for those of the other sources.
+What may wait so that several batches share an insert is decided in `collectors/gathering.py`.
 """
 
 from __future__ import annotations
@@ -13,27 +12,28 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from collectors.gathering import WATCHED_SECONDS, Gathering, Parcel, merged
 from collectors.outcome import guarded
-from fleet.model import Batch, Row, SourceRun
+from fleet.model import Batch
+from store.columns import prepare
+from store.errors import StoreError
 
 log = logging.getLogger(__name__)
 STUCK_AFTER_SECONDS = 60.0
 DRAIN_INTERVAL_SECONDS = 5.0
-#: States of a poll that nobody needs to see this very second.
-QUIET = frozenset({"ok", "absent"})
-#: Longer than the followers of a Docker poll start after it; shorter than any sensible interval.
-RUNS_WAIT_SECONDS = 2.0
+#: A reader who comes after a quiet time waits for what was gathered, an insert or two; not for a store that hangs.
+LOOK_WAIT_SECONDS = 1.0
 
 
 class Writer(Protocol):
     """Takes batches for good: to the store, or to disk while the store is away."""
 
     def append(self, batch: Batch) -> object:
-        """Returns when the batch is safe, or given up and counted."""
+        """Returns when the batch is safe, or given up and counted: then "refused" when it can never be stored."""
         ...
 
     def drain(self) -> object:
@@ -43,7 +43,10 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterHealth:
-    """How the writing thread is doing. `stuck_seconds`: how long the running write has taken, 0 when idle."""
+    """How the writing thread is doing. `stuck_seconds`: how long the running write has taken, 0 when idle.
+
+    gathered_batches: those that wait on purpose, to be stored with others.
+    """
 
     alive: bool
     waiting_batches: int
@@ -52,6 +55,7 @@ class WriterHealth:
     lost_batches: int
     stuck_seconds: float
     last_written: float | None
+    gathered_batches: int = 0
 
     @property
     def stuck(self) -> bool:
@@ -69,17 +73,25 @@ class WritingThread:
         limit: int = 512,
         monotonic: Callable[[], float] = time.monotonic,
         runs_wait_seconds: float = 0.0,
+        unwatched_seconds: float = 0.0,
+        watched_seconds: float = WATCHED_SECONDS,
     ) -> None:
-        """runs_wait_seconds: how long the row of a poll that went well may wait for others; 0 for not at all."""
+        """The waits are those of `Gathering`; without them every batch is stored on its own, at once."""
         self._writer = writer
         self._limit = limit
-        self._runs_wait_seconds = runs_wait_seconds
-        self._runs: list[Row] = []
-        self._runs_token = ""
-        self._runs_due = 0.0
         self._monotonic = monotonic
+        self._gathering = Gathering(
+            monotonic(),
+            unwatched_seconds=unwatched_seconds,
+            runs_wait_seconds=runs_wait_seconds,
+            watched_seconds=watched_seconds,
+        )
+        self._late = False
         self._batches: deque[Batch] = deque()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        # Readers wait here: `put` wakes one of those that wait for a change, and that must be the thread.
+        self._settled = threading.Condition(lock)
         self._stopping = False
         self._began: float | None = None
         self._last_written: float | None = None
@@ -104,6 +116,21 @@ class WritingThread:
             self._changed.notify()
             return True
 
+    def look(self, wait_seconds: float = LOOK_WAIT_SECONDS) -> bool:
+        """Somebody looks: store what was gathered, and gather no more for a while.
+
+        Returns at once when nothing was gathered; False when it was not stored, or kept on disk, in time.
+        """
+        with self._changed:
+            self._gathering.look(self._monotonic())
+            return self._wait_for_late(wait_seconds)
+
+    def flush(self, wait_seconds: float) -> bool:
+        """Store what was gathered, for a question of our own: as `look`, but the gathering goes on."""
+        with self._changed:
+            self._gathering.hurry(self._monotonic())
+            return self._wait_for_late(wait_seconds)
+
     def stop(self, timeout_seconds: float) -> bool:
         """Write what waits, then end the thread; False when it did not end in time."""
         with self._changed:
@@ -123,62 +150,75 @@ class WritingThread:
                 lost_batches=self._lost,
                 stuck_seconds=0.0 if self._began is None else self._monotonic() - self._began,
                 last_written=self._last_written,
+                gathered_batches=self._gathering.held_batches,
             )
+
+    def _wait_for_late(self, wait_seconds: float) -> bool:
+        if not self._gathering.held_batches and not self._late:
+            return True
+        self._changed.notify()
+        return self._settled.wait_for(lambda: not self._gathering.held_batches and not self._late, wait_seconds)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._batches and not self._stopping:
-                    self._changed.wait(self._pause())
-                if not self._batches and not self._runs and self._stopping:
-                    return
-                batch = self._next()
-                if batch is None and self._runs:
-                    continue  # woken early, or all it brought waits with the others
+                parcel = self._next()
+                if parcel is None:
+                    if self._stopping:
+                        return
+                    if self._changed.wait(self._pause()):
+                        continue
+                    parcel = self._next()
                 self._began = self._monotonic()
-            self._step(batch)
+                self._late = parcel is not None and parcel.late
+            self._step(parcel)
 
     def _pause(self) -> float:
-        return max(0.0, self._runs_due - self._monotonic()) if self._runs else DRAIN_INTERVAL_SECONDS
+        due = self._gathering.pause(self._monotonic())
+        return DRAIN_INTERVAL_SECONDS if due is None else min(due, DRAIN_INTERVAL_SECONDS)
 
-    def _next(self) -> Batch | None:
+    def _next(self) -> Parcel | None:
         """What to write now; None when there is nothing, or nothing yet. The lock is held."""
-        while self._batches:
-            batch = self._without_runs(self._batches.popleft())
-            if batch.rows:
-                return batch
-        if self._runs and (self._stopping or self._monotonic() >= self._runs_due):
-            batch = Batch(token=f"{self._runs_token}/runs", rows=tuple(self._runs))
-            self._runs.clear()
-            return batch
-        return None
+        now = self._monotonic()
+        while True:
+            parcel = self._gathering.take(now, everything=self._stopping)
+            if parcel is not None or not self._batches:
+                return parcel
+            self._gathering.add(self._batches.popleft(), now)
 
-    def _without_runs(self, batch: Batch) -> Batch:
-        """The batch less the row of its poll, which waits: unless something went wrong, which is told at once."""
-        waiting = [row for row in batch.rows if isinstance(row, SourceRun) and row.state in QUIET]
-        if not waiting or not self._runs_wait_seconds:
-            return batch
-        if not self._runs:
-            self._runs_token = batch.token
-            self._runs_due = self._monotonic() + self._runs_wait_seconds
-        self._runs.extend(waiting)
-        rest = tuple(row for row in batch.rows if not (isinstance(row, SourceRun) and row.state in QUIET))
-        return Batch(token=batch.token, rows=rest)
-
-    def _step(self, batch: Batch | None) -> None:
-        if batch is None:
+    def _step(self, parcel: Parcel | None) -> None:
+        if parcel is None:
             fault = guarded("spool", lambda: _ignore(self._writer.drain()))
         else:
-            fault = guarded(f"writer, batch {batch.token}", lambda: _ignore(self._writer.append(batch)))
+            name = f"writer, batch {parcel.batches[0].token}"
+            fault = guarded(name, lambda: self._store(parcel.batches))
         with self._changed:
             self._began = None
-            if batch is None:
+            self._late = False
+            self._settled.notify_all()
+            if parcel is None:
                 return
             if fault is None:
-                self._written += 1
+                self._written += len(parcel.batches)
                 self._last_written = self._monotonic()
             else:
-                self._lost += 1
+                self._lost += len(parcel.batches)
+
+    def _store(self, batches: Sequence[Batch]) -> None:
+        outcome = self._writer.append(merged(batches))
+        # One value that fits no column must not take other polls with it. It is found before anything is stored; a
+        # refusal by the store itself may come after some tables, and those would count twice under other tokens.
+        if outcome == "refused" and len(batches) > 1 and not all(_fits(batch) for batch in batches):
+            for batch in batches:
+                self._writer.append(batch)
+
+
+def _fits(batch: Batch) -> bool:
+    try:
+        prepare(batch)
+    except StoreError:
+        return False
+    return True
 
 
 def _ignore(_: object) -> None:

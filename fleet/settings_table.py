@@ -68,6 +68,13 @@ class StoreSettings:
     spool_limit_bytes: int = setting(
         512_000_000, "Disk space for batches that wait while the store is away", unit="bytes", rule=file_size
     )
+    unwatched_seconds: float = setting(
+        15.0,
+        "While nobody has looked for a minute, samples wait this long to be stored together; 0 = stored at once. "
+        "A server does not tell who looks: there they wait only if this is written",
+        unit="seconds",
+        rule=between(0, 60),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

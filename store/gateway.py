@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -91,8 +91,11 @@ class _Request:
 
 
 class _Gateway:
-    def __init__(self, engine: Engine, tokens: GatewayTokens, limits: GatewayLimits) -> None:
+    def __init__(
+        self, engine: Engine, tokens: GatewayTokens, limits: GatewayLimits, on_look: Callable[[], object] | None
+    ) -> None:
         self._engine = engine
+        self._on_look = on_look
         self._tokens = tokens
         self._limits = limits
         self._guard = Guard(self._ask, engine.database)
@@ -172,6 +175,8 @@ class _Gateway:
             checked = self._guard.check(text.decode("utf-8", "replace"), parameters)
             output_format = checked.output_format or "TabSeparated"
             settings = self._reader_settings(asked.arguments)
+            if self._on_look is not None:
+                self._on_look()
             output = self._engine.run(
                 checked.statement, output_format, database=database, settings=settings, parameters=parameters
             )
@@ -243,9 +248,18 @@ def _is_transport(name: str) -> bool:
     return name in _TRANSPORT or name.startswith("param_")
 
 
-def gateway_app(engine: Engine, tokens: GatewayTokens, limits: GatewayLimits | None = None) -> Starlette:
-    """The gateway as an ASGI application: GET /ping, GET and POST /. The engine stays the caller's to close."""
-    gateway = _Gateway(engine, tokens, limits or GatewayLimits())
+def gateway_app(
+    engine: Engine,
+    tokens: GatewayTokens,
+    limits: GatewayLimits | None = None,
+    *,
+    on_look: Callable[[], object] | None = None,
+) -> Starlette:
+    """The gateway as an ASGI application: GET /ping, GET and POST /. The engine stays the caller's to close.
+
+    on_look: called on a thread before each question of a reader that may be asked; what it stores, the answer has.
+    """
+    gateway = _Gateway(engine, tokens, limits or GatewayLimits(), on_look)
     return Starlette(
         routes=[
             Route("/ping", gateway.ping, methods=["GET"]),

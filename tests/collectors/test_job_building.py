@@ -16,7 +16,7 @@ from collectors.job_ledger import FILE, JobLedger, expected_head, read_entries
 from collectors.synthetic.generator import SyntheticFleet
 from fleet.gpu_jobs import EMPTY, fold, verify
 from fleet.inventory import ContainerFacts, HostInventory, Inventory
-from fleet.model import Container, Gpu, GpuJob
+from fleet.model import Batch, Container, ContainerGpuSample, Gpu, GpuJob
 from fleet.settings import Settings, load_settings
 from store import Store
 from tests.store.stores import embedded_store
@@ -88,6 +88,34 @@ def test_the_source_looks_at_each_snapshot_once_and_says_what_it_cannot_tell(tmp
     assert [(gap.subject, gap.reason) for gap in reading.gaps] == [("early", "unsupported")]
     (row,) = checked(store, tmp_path)
     assert (row.gpu_names, row.at, row.chain) == (("L4",), T, "gpu-box")
+    source.close()
+
+
+def test_the_energy_of_a_job_counts_what_was_read_but_not_stored_yet(tmp_path: Path, store: Store):
+    end = T + timedelta(seconds=60)
+    who = {"host": "gpu-box", "tenant": "acme", "container_key": "gpu-box:a", "container_id": "a-id"}
+    sample = ContainerGpuSample(
+        at=end, **who, gpu_uuid="GPU-1", interval_seconds=60.0, held=True, energy_joules=1200.0
+    )  # fmt: skip
+    gathered = [Batch(token="gathered", rows=(sample,))]
+
+    def fresh() -> None:
+        if ended:
+            store.append(gathered.pop())
+
+    ended, inventory = False, Inventory()
+    source, keeper = job_source(settings_in(tmp_path), MigratingStore(store), inventory, fresh=fresh)
+    keeper.hear([Gpu(seen_at=T, host="gpu-box", gpu_uuid="GPU-1", gpu_index=0, name="L4")])
+    run = facts("a", gpu_uuids=("GPU-1",))
+    inventory.publish(HostInventory(host="gpu-box", at=T + timedelta(seconds=5), local=True, containers=(run,)))
+    source.collect(T + timedelta(seconds=5))
+    ended, over = True, facts("a", gpu_uuids=("GPU-1",), state="exited", finished_at=end, exit_code=0)
+    for seconds in (65, 80):
+        at = T + timedelta(seconds=seconds)
+        inventory.publish(HostInventory(host="gpu-box", at=at, local=True, containers=(over,)))
+        source.collect(at)
+    row = checked(store, tmp_path)[-1]
+    assert (row.entry, row.energy_joules) == ("close", 1200.0)
     source.close()
 
 

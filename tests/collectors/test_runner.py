@@ -291,6 +291,36 @@ def test_stop_lets_a_running_poll_finish_writes_it_and_closes_every_source():
     assert source.closed == 1
 
 
+def test_while_nobody_looks_polls_wait_for_each_other_and_stop_writes_them():
+    source, writer = ScriptedSource(ok), MemoryWriter()
+    runner = Runner([source], writer, rng=random.Random(1), unwatched_seconds=60.0, watched_seconds=0.0)
+    runner.start()
+    eventually(lambda: runner.health().writer.gathered_batches >= 3)
+    assert writer.batches == []
+    assert runner.stop() is True
+    assert len(writer.batches) == 1
+    assert [run.at for run in writer.runs()] == source.polls
+
+
+def test_a_look_and_a_failure_end_the_wait():
+    looked = threading.Event()
+    source = ScriptedSource(lambda at: ok(at) if not looked.is_set() else refused(at))
+    writer = MemoryWriter()
+    runner = Runner([source], writer, rng=random.Random(1), unwatched_seconds=60.0, watched_seconds=0.0)
+    runner.start()
+    try:
+        eventually(lambda: runner.health().writer.gathered_batches >= 1)
+        assert runner.look() is True
+        assert len(writer.batches) == 1
+        looked.set()
+        eventually(lambda: any(run.state == "failed" for run in writer.runs()))
+        assert [event.kind for event in writer.events()] == ["gap"]
+        times = [run.at for run in writer.runs()]
+        assert times == sorted(times)
+    finally:
+        runner.stop()
+
+
 def test_stop_takes_under_ten_seconds_even_with_a_hung_source(caplog):
     release = threading.Event()
     runner = Runner([ScriptedSource(hang(release))], MemoryWriter(), rng=random.Random(1))

@@ -28,6 +28,7 @@ WRITER = WriterHealth(
     lost_batches=1,
     stuck_seconds=0.25,
     last_written=10.0,
+    gathered_batches=7,
 )
 DOCKER = SourceHealth(
     source="docker",
@@ -76,7 +77,13 @@ def test_health_tells_states_ages_and_what_waits(client):
         4096,
     )
     # lost: one by the writer, one dropped by the spool
-    assert found["writer"] == {"waiting_batches": 2, "busy_seconds": 0.25, "refused_batches": 0, "lost_batches": 2}
+    assert found["writer"] == {
+        "waiting_batches": 2,
+        "gathered_batches": 7,
+        "busy_seconds": 0.25,
+        "refused_batches": 0,
+        "lost_batches": 2,
+    }
     assert found["sources"] == [
         {
             "source": "docker",

@@ -182,6 +182,25 @@ def test_a_result_too_large_to_hold_is_refused() -> None:
     engine.close()
 
 
+def test_each_question_of_a_reader_is_announced_before_it_is_asked_and_nothing_else_is() -> None:
+    engine = Engine(f"chdb://{engine_folder()}")
+    looks: list[str] = []
+    app = gateway_app(engine, GatewayTokens(writer="w", reader="r"), on_look=lambda: looks.append("look"))
+
+    async def ask(sql: str, token: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            await client.get("/ping")
+            return await client.post("/", content=sql, headers={"X-ClickHouse-Key": token})
+
+    assert asyncio.run(ask("SELECT 1", "wrong")).status_code == 401
+    assert asyncio.run(ask("SELECT 1", "w")).status_code == 200
+    assert asyncio.run(ask("DROP TABLE x", "r")).status_code != 200
+    assert looks == []
+    assert asyncio.run(ask("SELECT 1", "r")).status_code == 200
+    assert looks == ["look"]
+    engine.close()
+
+
 def test_errors_carry_code_and_words(reader: httpx.Client) -> None:
     answer = reader.post("/", content="SELECT * FROM nothing_here")
     assert (answer.status_code, answer.headers["X-ClickHouse-Exception-Code"]) == (404, "60")
