@@ -70,7 +70,9 @@ def _ask(seconds: float, question: Callable[..., object], args: tuple[Any, ...],
     except BaseException as error:
         with _lock:
             _answers.get(store, {}).pop(key, None)
-        future.set_exception(error if isinstance(error, StoreError) else StoreError(0, f"question failed: {error}"))
+        # The exception itself, or a bug would read as a store that is away. What stops one thread (an interrupt) is no
+        # business of those that wait: they only learn that there is no answer.
+        future.set_exception(error if isinstance(error, Exception) else StoreError(0, "question was interrupted"))
         raise
     with _lock:
         _answers.setdefault(store, {})[key] = (time.monotonic() + seconds, future)
