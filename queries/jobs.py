@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 
 import pyarrow as pa
 
@@ -23,7 +22,6 @@ from fleet.gpu_jobs import (
     line_from,
     verify,
 )
-from fleet.job_export import DataFormat, Export, export_files
 from fleet.model import Gap, GpuJob, Scope, Window
 from queries.answer import Answer
 from queries.freshness import DOCKER, answer
@@ -41,8 +39,9 @@ _SEARCHED = ("job_id", "tenant", "team", "user", "workload", "container_name", "
 
 
 def gpu_jobs(
-    store: Store, scope: Scope, window: Window, *, host: str | None = None, text: str = "", limit: int = 5000
-) -> Answer:
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, container_key: str | None = None,
+    text: str = "", limit: int = 5000,
+) -> Answer:  # fmt: skip
     """One row for each job that touches the window, newest start first; at most `limit`.
 
     Columns: job_id, host, tenant, team, user, workload, container_key, container_name, image, image_digest, gpu_uuids,
@@ -50,23 +49,51 @@ def gpu_jobs(
     duration_seconds and gpu_hours (up to the window's end while it runs), gpu_hours_in_window, energy_joules (NULL =
     not known, or still running), exit_code, end_reason, sources (text: one line a fact, "field: where from"), verified
     (every entry of the job has the hash its values give), hash (of its newest entry), chain.
-    text: anywhere in ids, names and words of the row, case ignored. Gaps: when nobody looked at a host of these jobs.
+    container_key: the jobs of this container only. text: anywhere in ids, names and words of the row, case ignored.
+    Gaps: first, when there are more than `limit`, how many there are; then when nobody looked at a host of these jobs.
     """
     where = of_tenants(scope, host=host).also(_IS_JOB)
-    touching = where.also("1", window_start=epoch_ms(window.start), window_end=epoch_ms(window.end))
+    if container_key is not None:
+        where = where.also("container_key = {container:String}", container=container_key)
+    touching, chosen = _touching(where, window, text.strip())
     found = store.query(
         f"SELECT {_COLUMNS} FROM gpu_jobs WHERE {where.sql} AND (chain, job_id) IN ("
-        f" SELECT chain, job_id FROM gpu_jobs WHERE {touching.sql} GROUP BY chain, job_id"
+        f"{chosen} ORDER BY min(started_at) DESC, job_id LIMIT {int(limit)}) ORDER BY chain, sequence",
+        touching.parameters,
+    ).to_pylist()
+    jobs = fold(_entries(found))
+    result = answer(store, scope, window, _table(jobs, window), DOCKER)
+    if scope.tenants == frozenset():
+        return result
+    gaps = _unwatched(store, window, host, {job.row.host for job in jobs} if scope.tenants is not None else None)
+    if len({(row["chain"], row["job_id"]) for row in found}) >= limit:
+        total = store.query(f"SELECT count() AS jobs FROM ({chosen})", touching.parameters).to_pylist()[0]["jobs"]
+        if total > limit:
+            words = f"only the newest {limit} of {total} jobs are read; choose a shorter range, a host or a search text"
+            return replace(
+                result, gaps=(Gap(subject="ledger", reason="unsupported", detail=words), *result.gaps, *gaps)
+            )
+    return replace(result, gaps=(*result.gaps, *gaps)) if gaps else result
+
+
+def _touching(where: Where, window: Window, text: str) -> tuple[Where, str]:
+    """The jobs that touch the window and hold the text, by (chain, job_id): parameters, and the query up to its order.
+
+    The text is looked for by the engine: looked for afterwards, it would miss the jobs that the limit cut off.
+    """
+    touching = where.also("1", window_start=epoch_ms(window.start), window_end=epoch_ms(window.end))
+    query = (
+        f"SELECT chain, job_id FROM gpu_jobs WHERE {touching.sql} GROUP BY chain, job_id"
         " HAVING toUnixTimestamp64Milli(min(started_at)) < {window_end:Int64}"
         f" AND (countIf(entry = '{CLOSE}') = 0"
         " OR toUnixTimestamp64Milli(assumeNotNull(max(ended_at))) > {window_start:Int64})"
-        f" ORDER BY min(started_at) DESC LIMIT {int(limit)}) ORDER BY chain, sequence",
-        touching.parameters,
-    ).to_pylist()
-    jobs = [job for job in fold(_entries(found)) if _matches(job, text)]
-    result = answer(store, scope, window, _table(jobs, window), DOCKER)
-    gaps = _unwatched(store, window, host, {job.row.host for job in jobs} if scope.tenants is not None else None)
-    return replace(result, gaps=(*result.gaps, *gaps)) if gaps and scope.tenants != frozenset() else result
+    )
+    if text:
+        touching = touching.also("1", text=text)
+        places = f"arrayConcat([{', '.join(f'toString({name})' for name in _SEARCHED)}], gpu_uuids, gpu_names)"
+        holds = f"arrayExists(place -> positionCaseInsensitiveUTF8(place, {{text:String}}) > 0, {places})"
+        query += f" AND argMax({holds}, (entry = '{CLOSE}', sequence))"  # of the entry that `fold` shows
+    return touching, query
 
 
 def ledger_state(store: Store, scope: Scope, window: Window) -> Answer:
@@ -77,6 +104,7 @@ def ledger_state(store: Store, scope: Scope, window: Window) -> Answer:
     no entry), what (of the first finding, else ""). Entries missing at the very end are not seen here:
     `python -m collectors jobs verify` knows the head that is kept outside the store.
     A limited scope sees its own entries only: their number and times, and whether each has the hash its values give.
+    Their places in the chain would tell how much others do, so verified_from and first_bad are NULL for it.
     """
     where = of_tenants(scope)
     if scope.tenants is not None:
@@ -97,33 +125,13 @@ def ledger_state(store: Store, scope: Scope, window: Window) -> Answer:
                 "chain": total["chain"], "entries": total["entries"], "first_at": total["first_at"],
                 "last_at": total["last_at"], "head_sequence": checked.last.sequence if whole and checked.last else None,
                 "head_hash": checked.last.hash if whole and checked.last else None, "jobs": total["jobs"],
-                "running_jobs": total["jobs"] - total["closed"], "verified_from": checked.first,
-                "findings": len(checked.findings), "first_bad": None if first is None else first.sequence,
+                "running_jobs": total["jobs"] - total["closed"],
+                "verified_from": checked.first if scope.tenants is None else None, "findings": len(checked.findings),
+                "first_bad": None if first is None or scope.tenants is not None else first.sequence,
                 "what": "" if first is None else first.what,
             }
         )  # fmt: skip
     return answer(store, scope, window, pa.Table.from_pylist(rows, schema=_STATE), DOCKER)
-
-
-def export_period(
-    store: Store, scope: Scope, period: Window, *, data_format: DataFormat, generated_at: datetime, version: str
-) -> dict[str, bytes]:
-    """Files of an export by name (see fleet.job_export); what is not of the scope is withheld. {} for the empty scope.
-
-    Raises ValueError when the ledger holds a row that is no entry: verify it first.
-    """
-    if scope.tenants is not None and not scope.tenants:
-        return {}
-    # The whole chain is read, of all tenants: without their headers the own entries could not be verified.
-    found = store.query(f"SELECT {_COLUMNS} FROM gpu_jobs ORDER BY chain, sequence").to_pylist()
-    lines = [line_from(row) for row in found]
-    if bad := next((line for line in lines if isinstance(line, Unreadable)), None):
-        raise ValueError(f"ledger {bad.chain}, entry {bad.sequence}: {bad.what}; run python -m collectors jobs verify")
-    entries = [line for line in lines if isinstance(line, GpuJob)]
-    export = Export(
-        period=period, data_format=data_format, generated_at=generated_at, version=version, tenants=scope.tenants
-    )
-    return export_files(entries, export)
 
 
 _STATE = pa.schema(
@@ -164,12 +172,6 @@ def _table(jobs: Sequence[Job], window: Window) -> pa.Table:
             }
         )  # fmt: skip
     return pa.Table.from_pylist(rows, schema=_JOBS)
-
-
-def _matches(job: Job, text: str) -> bool:
-    wanted = text.strip().lower()
-    places = (*(str(getattr(job.row, name)) for name in _SEARCHED), *job.row.gpu_uuids, *job.row.gpu_names)
-    return not wanted or any(wanted in place.lower() for place in places)
 
 
 def _entries(rows: Sequence[dict[str, object]]) -> list[GpuJob]:

@@ -7,9 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from fleet.job_evidence import verify_files
 from fleet.model import Batch, Scope, Window
-from queries.jobs import export_period, gpu_jobs, ledger_state
+from queries.jobs import gpu_jobs, ledger_state
 from store import Store
 from tests.queries.three_tenants import END, EVERYONE, ledger, window
 from tests.store.stores import embedded_store
@@ -61,17 +60,33 @@ def test_a_chain_tells_its_head_and_that_it_is_whole(fleet: Store):
     assert (row["findings"], row["first_bad"], row["what"], row["verified_from"]) == (0, None, "", 1)
     (own,) = ledger_state(fleet, ACME, window(hours=1)).rows.to_pylist()
     assert (own["entries"], own["jobs"], own["head_hash"], own["findings"]) == (1, 1, None, 0)
+    assert own["verified_from"] is None  # its place in the chain would tell how much the others do
 
 
-def test_an_export_of_a_scope_verifies_and_tells_nothing_of_others(fleet: Store):
-    more = {"data_format": "json", "generated_at": END, "version": "1"}
-    whole = export_period(fleet, EVERYONE, window(hours=3), **more)  # type: ignore[arg-type]
-    assert verify_files(whole).all_findings == ()
-    own = export_period(fleet, ACME, window(hours=3), **more)  # type: ignore[arg-type]
-    found = verify_files(own)
-    assert (found.all_findings, found.chains[0].withheld) == ((), 4)
-    assert b"globex" not in b"".join(own.values())
-    assert export_period(fleet, Scope(tenants=frozenset()), window(hours=3), **more) == {}  # type: ignore[arg-type]
+def test_a_search_finds_an_old_job_behind_many_newer_ones(fleet: Store):
+    # Chat, batch and notebook began at the same time, so at most one of them comes with a limit of 1: the first by id
+    # (job-batch). Looked for after that limit, notebook would not be found; and batch's own reason of ending is on its
+    # newest entry only.
+    assert names(fleet, EVERYONE, window(hours=3), limit=1) == ["batch"]
+    assert names(fleet, EVERYONE, window(hours=3), limit=1, text="noteb") == ["notebook"]
+    assert names(fleet, EVERYONE, window(hours=3), limit=1, text=" EXIT code 3 ") == ["batch"]
+    assert names(fleet, EVERYONE, window(hours=3), text="' OR 1 --") == []
+    assert names(fleet, EVERYONE, window(hours=3), limit=1, container_key="h1:chat") == ["chat"]
+    assert names(fleet, EVERYONE, window(hours=3), container_key="h1:cha") == []
+    assert names(fleet, ACME, window(hours=3), container_key="h1:batch") == []
+
+
+def test_an_answer_that_is_cut_says_of_how_many(fleet: Store):
+    def told(scope: Scope = EVERYONE, **more: object) -> list[str]:
+        gaps = gpu_jobs(fleet, scope, window(hours=3), **more).gaps  # type: ignore[arg-type]
+        return [gap.detail for gap in gaps if gap.subject == "ledger"]
+
+    words = "only the newest 2 of 3 jobs are read; choose a shorter range, a host or a search text"
+    assert told(limit=2) == [words]
+    assert told(limit=3) == told() == told(limit=1, text="chat") == []
+    # One of a tenant's one job is all of it: what others have is not counted.
+    assert told(ACME, limit=1) == []
+    assert gpu_jobs(fleet, EVERYONE, window(hours=3), limit=2).gaps[0].subject == "ledger"  # before all others
 
 
 @pytest.fixture
@@ -90,8 +105,10 @@ def test_a_planted_edit_is_shown_with_its_place(damaged: Store):
         row["workload"]: row["verified"] for row in gpu_jobs(damaged, EVERYONE, window(hours=3)).rows.to_pylist()
     }
     assert verified == {"batch": False, "chat": True, "notebook": True}
+    # Entry 2 is globex's. It learns that one of its entries was edited, not how many entries of others lie before it.
     (own,) = ledger_state(damaged, Scope(tenants=frozenset({"globex"})), window(hours=1)).rows.to_pylist()
-    assert (own["findings"], own["first_bad"]) == (1, 2)
+    assert (own["findings"], own["first_bad"], own["verified_from"]) == (1, None, None)
+    assert own["what"] == "was edited: its content does not give its hash"
 
 
 def test_of_a_long_chain_its_last_entries_are_verified(damaged: Store, monkeypatch: pytest.MonkeyPatch):
