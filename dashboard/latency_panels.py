@@ -34,7 +34,6 @@ TOLD = frozenset({"image_change", "start", "oom", "xid", "gap"})
 _STATES = {
     "too_few": "too few",
     "no_traffic": "no traffic",
-    "different_buckets": "buckets differ",
 }
 _SLO = (
     Column(name="status", label="", width=26),
@@ -267,12 +266,12 @@ def row_name(row: Row, by: str, *, plain: bool = False) -> str:
 
 
 def ladder_words(row: Row, name: str) -> str:
-    """What is said of different bucket ladders: how many bounds all share, and whose differ."""
+    """What is said of different bucket ladders: how many, and whose is not the usual one."""
     if row[f"{name}_ladders"] < 2:
         return ""
     odd = [key.partition(":")[2] or key for key in row[f"{name}_odd"]]
     whose = f": {', '.join(odd[:2])}{'…' if len(odd) > 2 else ''}" if odd else ""
-    return f"{row[f'{name}_shared_bounds']} shared bounds{whose}"
+    return f"{row[f'{name}_ladders']} ladders{whose}"
 
 
 def percentiles(

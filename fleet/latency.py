@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-QuantileState = Literal["ok", "beyond", "too_few", "no_traffic", "mean_only", "different_buckets", "not_measured"]
+QuantileState = Literal["ok", "beyond", "too_few", "no_traffic", "mean_only", "not_measured"]
 
 #: Fewer observations than this say nothing about any quantile, not even a median.
 FEWEST_OBSERVATIONS = 10
@@ -27,8 +27,8 @@ class Quantile:
     state "ok": `value` is interpolated and the true value lies in (lower, upper].
     state "beyond": it lies above the last finite bound: `value` is None, `lower` that bound, `upper` +Inf.
     state "too_few" or "no_traffic": no number; `count` says how many observations there were.
-    state "mean_only": the servers keep only sum and count. "different_buckets": several ladders without a common
-    bound. "not_measured": nobody exposes it.
+    state "mean_only": the servers keep only sum and count. "not_measured": nobody exposes
+    it.
     """
 
     q: float
@@ -149,9 +149,11 @@ def merge(increments: Iterable[Sequence[float]]) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """Observations of a group of servers, each with a bucket ladder of its own, as one histogram.
+    """Observations of a group of servers, each with a bucket ladder of its own.
 
-    bounds, increments: on the bounds that all ladders share, so counts stay exact and only the precision suffers.
+    bounds, increments: on the bounds that all ladders share, where counts are exact. parts: each ladder with its own
+    counts, out of which quantiles and shares are bracketed: at any value each ladder knows how many observations are
+    surely and how many are possibly below, and these add up, while buckets of different ladders do not.
     Servers that keep sum and count only are in count and sum, not in the buckets. ladders: how many different ones.
     """
 
@@ -161,6 +163,7 @@ class Distribution:
     sum: float | None
     ladders: int
     mean_only_count: float = 0.0
+    parts: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -172,23 +175,97 @@ class Distribution:
         if self.ladders == 0:
             state: QuantileState = "mean_only" if self.mean_only_count > 0.0 else "no_traffic"
             return Quantile(q=q, state=state, count=self.mean_only_count)
-        bucketed = math.fsum(self.increments)
-        if len(self.bounds) < 2 and bucketed > 0.0:
-            return Quantile(q=q, state="different_buckets", count=bucketed)
-        return quantile_from_buckets(self.bounds, self.increments, q, fewest=fewest)
+        if self.ladders == 1:
+            return quantile_from_buckets(self.bounds, self.increments, q, fewest=fewest)
+        return _quantile_across(self.parts, q, fewest=fewest)
 
     def slo_share(self, target: float) -> SloShare:
-        """Share of the bucketed observations at or below a target, as `slo_share` of their buckets."""
+        """Share of the bucketed observations at or below a target: exact when it is a bound of every ladder."""
         if self.ladders == 0:
             return SloShare(target=target, count=0.0, lower=None, upper=None)
-        return slo_share(self.bounds, self.increments, target)
+        if self.ladders == 1:
+            return slo_share(self.bounds, self.increments, target)
+        count = math.fsum(self.increments)
+        surely, possibly = _below([(bounds, list(accumulate(counts))) for bounds, counts in self.parts], target)
+        return SloShare(target=target, count=count, lower=surely / count, upper=possibly / count)
+
+
+_Cumulative = Sequence[tuple[Sequence[float], Sequence[float]]]
+
+
+def _below(ladders: _Cumulative, value: float) -> tuple[float, float]:
+    """How many observations are surely, and how many are at most, at or below a value. Counts are cumulative."""
+    surely, possibly = 0.0, 0.0
+    for bounds, cumulative in ladders:
+        index = bisect_left(bounds, value)
+        possibly += cumulative[index]
+        if bounds[index] == value:
+            surely += cumulative[index]
+        elif index:
+            surely += cumulative[index - 1]
+    return surely, possibly
+
+
+def _interpolated(ladders: _Cumulative, value: float) -> float:
+    """How many observations are at or below a finite value if each bucket is filled evenly."""
+    total = 0.0
+    for bounds, cumulative in ladders:
+        index = bisect_left(bounds, value)
+        before = cumulative[index - 1] if index else 0.0
+        lower = bounds[index - 1] if index else min(0.0, bounds[0])
+        if bounds[index] == value:
+            total += cumulative[index]
+        elif math.isinf(bounds[index]):
+            total += before
+        else:
+            total += before + (cumulative[index] - before) * max(0.0, value - lower) / (bounds[index] - lower)
+    return total
+
+
+def _quantile_across(
+    parts: Sequence[tuple[Sequence[float], Sequence[float]]], q: float, *, fewest: int | None
+) -> Quantile:
+    """Quantile of several ladders: above each bound that too few can be below, within the first that enough surely are.
+
+    The interval holds the true quantile whatever the values are, and is narrower than on the shared bounds alone.
+    """
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"quantile: q is {q}, write a number from 0 to 1")
+    ladders: _Cumulative = [(bounds, list(accumulate(counts))) for bounds, counts in parts]
+    count = math.fsum(cumulative[-1] for _, cumulative in ladders)
+    if count <= 0.0:
+        return Quantile(q=q, state="no_traffic", count=0.0)
+    if count < (fewest_observations(q) if fewest is None else fewest):
+        return Quantile(q=q, state="too_few", count=count)
+    rank = max(q * count * (1.0 - 1e-9), 1e-9)
+    bounds = sorted({bound for bounds, _ in ladders for bound in bounds})
+    upper = next(bound for bound in bounds if _below(ladders, bound)[0] >= rank)
+    known = [bound for bound in bounds if _below(ladders, bound)[1] < rank]
+    if math.isinf(upper):
+        # Some bound is known: were enough possibly below the first one, enough would surely be below the last.
+        return Quantile(q=q, state="beyond", count=count, lower=known[-1], upper=upper)
+    lower = known[-1] if known else min(0.0, bounds[0])
+    low, low_count = lower, _interpolated(ladders, lower) if known else 0.0
+    value = upper
+    for bound in (bound for bound in bounds if lower < bound <= upper):
+        reached = _interpolated(ladders, bound)
+        if reached >= rank:
+            value = low + (bound - low) * (rank - low_count) / max(reached - low_count, 1e-12)
+            break
+        low, low_count = bound, reached
+    value = min(upper, max(lower, value))
+    return Quantile(q=q, state="ok", count=count, value=value, lower=lower if known else _floor(bounds), upper=upper)
+
+
+def _floor(bounds: Sequence[float]) -> float:
+    return -math.inf if bounds[0] <= 0.0 else 0.0
 
 
 def distribution(parts: Iterable[tuple[Sequence[float], Sequence[float], float | None]]) -> Distribution:
     """One distribution out of (bounds, increments, sum) of many servers, which may have different ladders.
 
-    Ladders are merged on the bounds they share: cumulative counts at a shared bound are exact, so is their sum, while
-    adding buckets of different ladders is neither. One bound (+Inf) means that only a mean is kept.
+    Cumulative counts at a bound that all ladders share are exact, so is their sum, while adding buckets of different
+    ladders is neither. One bound (+Inf) means that only a mean is kept.
     Raises ValueError when a histogram is not usable.
     """
     by_bounds: dict[tuple[float, ...], list[float]] = {}
@@ -228,6 +305,7 @@ def distribution(parts: Iterable[tuple[Sequence[float], Sequence[float], float |
         sum=total if known and count > 0.0 else None,
         ladders=len(filled),
         mean_only_count=mean_only,
+        parts=tuple((bounds, tuple(held)) for bounds, held in filled.items()),
     )
 
 

@@ -1,7 +1,7 @@
 """Are users served in time? Rate, errors and durations by model, tenant or container; percentiles from summed buckets.
 
 Every percentile carries the two bounds it lies between, or a word for why there is none. Buckets are added first and
-asked after; different ladders meet on the bounds they share (`fleet.latency.distribution`). Gateways are rows of their
+asked after; different ladders are never added but bracketed (`fleet.latency.Distribution`). Gateways are rows of their
 own and in no sum: a server behind them counts the same requests.
 """
 
@@ -58,11 +58,10 @@ def latency_table(store: Store, scope: Scope, window: Window, *, host: str | Non
     the window), requests_per_second (over the whole window, as all rates), error_ratio, prompt_tokens_per_second,
     generation_tokens_per_second, cached_tokens_per_second, requests_waiting, requests_running (mean, added over
     endpoints), kv_cache_ratio (the fullest), and for each of e2e, ttft, itl, queue: {x}_count, {x}_mean_seconds,
-    {x}_ladders (how many different bucket ladders), {x}_shared_bounds (finite bounds that all of them have: what a
-    percentile is told by), {x}_odd (containers whose ladder is not the usual one of the group), and for p50, p95, p99:
-    {x}_{p}_seconds, {x}_{p}_lower, {x}_{p}_upper (NULL = open), {x}_{p}_state (ok, beyond, too_few, no_traffic,
-    mean_only, different_buckets, not_measured); {x}_before_seconds: p95 of the period before; {x}_changed: whether the
-    two p95 lie in intervals that do not touch (NULL = cannot say).
+    {x}_ladders (how many different bucket ladders), {x}_odd (containers whose ladder is not the usual one of the
+    group), and for p50, p95, p99: {x}_{p}_seconds, {x}_{p}_lower, {x}_{p}_upper (NULL = open), {x}_{p}_state (ok,
+    beyond, too_few, no_traffic, mean_only, not_measured); {x}_before_seconds: p95 of the period before; {x}_changed:
+    whether the two p95 lie in intervals that do not touch (NULL = cannot say).
     """
     where = of_tenants(scope, host=host)
     found = distributions(store, where, window, by)
@@ -99,7 +98,7 @@ def _table_schema() -> pa.Schema:
     for field in FIELDS:
         short = field.removesuffix("_seconds")
         columns += [(f"{short}_count", pa.float64()), (f"{short}_mean_seconds", pa.float64())]
-        columns += [(f"{short}_ladders", pa.int64()), (f"{short}_shared_bounds", pa.int64())]
+        columns.append((f"{short}_ladders", pa.int64()))
         columns.append((f"{short}_odd", pa.list_(pa.string())))
         for _, word in QUANTILES:
             columns += [(f"{short}_{word}_{part}", pa.float64()) for part in ("seconds", "lower", "upper")]
@@ -114,7 +113,6 @@ def _cells(short: str, found: Measured | None, earlier: Measured | None) -> dict
         f"{short}_count": now.count if now else None,
         f"{short}_mean_seconds": now.mean if now else None,
         f"{short}_ladders": now.ladders if now else 0,
-        f"{short}_shared_bounds": max(0, len(now.bounds) - 1) if now else 0,
         f"{short}_odd": list(found.odd) if found else [],
     }
     for q, word in QUANTILES:

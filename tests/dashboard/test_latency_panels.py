@@ -41,7 +41,6 @@ def quantile(state, value=None, lower=None, upper=None, **more):
         (quantile("too_few"), "few (12)", ""),
         (quantile("no_traffic"), "no traffic", ""),
         (quantile("mean_only"), "mean 0.4 s", ""),
-        (quantile("different_buckets"), "buckets differ", ""),
         (quantile("not_measured"), "–", ""),
     ],
 )
@@ -103,8 +102,8 @@ def test_the_tightest_target_of_a_duration_is_drawn():
 
 
 def test_different_ladders_are_said_with_whose_they_are():
-    row = {"ttft_ladders": 2, "ttft_shared_bounds": 3, "ttft_odd": ["h:old", "h:older", "h:oldest"]}
-    assert panels.ladder_words(row, "ttft") == "3 shared bounds: old, older…"
+    row = {"ttft_ladders": 2, "ttft_odd": ["h:old", "h:older", "h:oldest"]}
+    assert panels.ladder_words(row, "ttft") == "2 ladders: old, older…"
     assert panels.ladder_words({**row, "ttft_ladders": 1}, "ttft") == ""
 
 

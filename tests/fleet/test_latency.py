@@ -140,8 +140,8 @@ def test_averaging_percentiles_would_lie_where_merging_does_not():
     assert merged.value == pytest.approx(0.5 + 0.5 * 85 / 95)
 
 
-def test_different_ladders_are_merged_on_the_bounds_they_share():
-    """10 below 1 s, 10 in (1, 2], and of the other ladder 5 below 2 s, 5 beyond: 25 of 30 are at or below 2 s."""
+def test_different_ladders_are_counted_where_they_meet_and_bracketed_elsewhere():
+    """10 below 1 s, 10 in (1, 2], and of the other ladder 3 below 0.5 s, 2 in (0.5, 2], 5 beyond: 25 within 2 s."""
     found = distribution(
         [
             ((1.0, 2.0, math.inf), (10.0, 10.0, 0.0), 25.0),
@@ -153,15 +153,30 @@ def test_different_ladders_are_merged_on_the_bounds_they_share():
     assert found.ladders == 2
     assert found.mean == 55.0 / 30.0
     assert found.slo_share(2.0).lower == found.slo_share(2.0).upper == 25 / 30
-    quantile = found.quantile(0.5)
-    assert (quantile.state, quantile.lower, quantile.upper) == ("ok", 0.0, 2.0)
+    # At 1 s: 10 surely, and 3 that are below 0.5 s; the 2 in (0.5, 2] possibly.
+    assert (found.slo_share(1.0).lower, found.slo_share(1.0).upper) == (13 / 30, 15 / 30)
+    # The 14th may still be at or below 1 s, the 16th is not: 15 at most are.
+    assert (found.quantile(14 / 30).lower, found.quantile(14 / 30).upper) == (0.5, 2.0)
+    assert (found.quantile(16 / 30).lower, found.quantile(16 / 30).upper) == (1.0, 2.0)
+    assert found.quantile(0.95, fewest=1).state == "beyond"
+    assert found.quantile(0.95, fewest=1).lower == 2.0
 
 
-def test_ladders_without_a_common_bound_say_so_instead_of_a_number():
+def test_ladders_without_a_common_bound_still_bracket_a_quantile():
+    """30 within 1 s, 30 within 2 s: half are surely within 1 s, all within 2 s; evenly filled, 45 are within 1 s."""
     found = distribution([((1.0, math.inf), (30.0, 0.0), None), ((2.0, math.inf), (30.0, 0.0), None)])
-    assert found.quantile(0.5).state == "different_buckets"
-    assert found.quantile(0.5).count == 60.0
+    median, late = found.quantile(0.5), found.quantile(0.95)
+    assert (median.state, median.lower, median.upper) == ("ok", 0.0, 1.0)
+    assert median.value == pytest.approx(30 / 45)
+    assert (late.lower, late.upper) == (0.0, 2.0)
+    assert late.value == pytest.approx(1.0 + (57 - 45) / 15)
     assert found.mean is None
+
+
+def test_beyond_what_all_ladders_know_the_best_bound_is_said():
+    found = distribution([((1.0, math.inf), (20.0, 10.0), None), ((2.0, math.inf), (29.0, 1.0), None)])
+    late = found.quantile(0.9)
+    assert (late.state, late.value, late.lower, late.upper) == ("beyond", None, 1.0, math.inf)
 
 
 def test_an_idle_ladder_costs_the_busy_one_no_bound():
@@ -214,9 +229,12 @@ def test_the_exact_quantile_of_the_raw_values_lies_in_the_interval_whatever_the_
     for q in (0.5, 0.9):
         exact = everything[math.ceil(q * len(everything) - 1e-9) - 1]
         quantile = found.quantile(q)
-        if quantile.state == "different_buckets":
-            continue
         assert quantile.state in ("ok", "beyond")
-        assert quantile.lower is None or quantile.lower < exact or quantile.lower == 0.0
+        assert quantile.lower is not None
         assert quantile.upper is not None
-        assert exact <= quantile.upper
+        assert quantile.lower < exact <= quantile.upper
+        assert quantile.value is None or quantile.lower <= quantile.value <= quantile.upper
+    for target in (0.2, 0.5, 3.0, 9.0):
+        share = found.slo_share(target)
+        exact = sum(value <= target for value in everything) / len(everything)
+        assert share.lower - 1e-9 <= exact <= share.upper + 1e-9

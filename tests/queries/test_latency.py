@@ -54,14 +54,13 @@ def _by(served: Store, window: Window, by: str) -> dict[tuple[str, ...], dict[st
 HALF_HOUR = Window(start=END - timedelta(minutes=30), end=END)
 
 
-def test_a_percentile_lies_between_the_bounds_that_all_ladders_share(served: Store):
-    """300 of h:a in (0.5, 1], h:b 150 below 0.5 and 150 in (0.5, 2]: on the shared bound 0.5 the median lies above."""
+def test_a_percentile_of_different_ladders_lies_where_both_put_it(served: Store):
+    """300 of h:a in (0.5, 1], h:b 150 below 0.5 and 150 in (0.5, 2]: 450 are within 1, 150 within 0.5."""
     row = _by(served, HALF_HOUR, "model")["server", "vllm", "", ""]
     assert row["ttft_ladders"] == 2
     assert row["ttft_count"] == 600
-    assert row["ttft_p50_state"] == "beyond"
-    assert row["ttft_p50_lower"] == 0.5
-    assert row["ttft_p50_upper"] is None
+    assert (row["ttft_p50_state"], row["ttft_p50_lower"], row["ttft_p50_upper"]) == ("ok", 0.5, 1.0)
+    assert row["ttft_odd"] == ["h:b"]
     assert row["tenants"] == ["acme", "beta"]
 
 

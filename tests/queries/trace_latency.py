@@ -188,7 +188,6 @@ class Case:
     state: str
     lower: float | None
     upper: float | None
-    ladders: int = 1
 
     @property
     def right(self) -> bool:
@@ -197,8 +196,6 @@ class Case:
             return False
         if self.state == "too_few":
             return 0 < self.count < 100
-        if self.state == "different_buckets":
-            return self.ladders > 1
         if self.state in {"no_traffic", "not_measured"}:
             return self.count == 0
         if self.exact is None or self.lower is None:
@@ -245,7 +242,7 @@ def _row_cases(row: Mapping[str, object], mine: Sequence[Observation], window: s
                 window=window, group=group, field=field, q=word, count=len(values),
                 stored_count=float(row[f"{short}_count"] or 0.0), exact=exact(values, q) if values else None,
                 state=str(row[f"{short}_{word}_state"]), lower=row[f"{short}_{word}_lower"],
-                upper=row[f"{short}_{word}_upper"], ladders=int(str(row[f"{short}_ladders"])),
+                upper=row[f"{short}_{word}_upper"],
             )  # fmt: skip
 
 
