@@ -62,13 +62,12 @@ def prometheus_sources(settings: Settings, inventory: Inventory) -> list[Source]
     if not settings.prometheus:
         return []
     from collectors.prometheus_claims import Claims
-    from collectors.prometheus_tenants import said_tenants
     from collectors.sources.prometheus import PrometheusSource
 
     claims = Claims()  # one for all: a container that two servers scrape is counted once
-    tenant_of = said_tenants(build_tenancy(settings))
+    tenancy = build_tenancy(settings)
     return [
-        PrometheusSource(server, inventory, rules=settings.endpoints, claims=claims, tenant_of=tenant_of)
+        PrometheusSource(server, inventory, rules=settings.endpoints, claims=claims, tenancy=tenancy)
         for server in settings.prometheus
     ]
 

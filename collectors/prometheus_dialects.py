@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from collectors.prometheus_targets import Sample, TargetIndex
+from fleet.profile import Table
 from fleet.profiles import Profile, ProfileField, detection_names, speaking
 
 #: How often all targets are asked what they speak; a target that appears or comes up is asked at once.
@@ -19,16 +20,25 @@ JOBS_NAMED = 50
 PROCESS_START = "process_start_time_seconds"
 #: Fields that one query reads. Together they keep a poll under 20 queries; apart, one field that is too large or too
 #: slow does not take all others with it.
-GROUPS = (
-    ("requests", "errors"),
-    ("prompt_tokens", "generation_tokens", "cached_tokens"),
-    ("requests_waiting", "requests_running", "kv_cache_ratio"),
-    ("e2e_seconds distribution",),
-    ("ttft_seconds distribution",),
-    ("itl_seconds distribution",),
-    ("queue_seconds distribution",),
-    ("prompt_tokens distribution", "generation_tokens distribution"),
-)
+GROUPS: Sequence[tuple[Table, frozenset[str]]] = (
+    ("inference", frozenset({"requests", "errors"})),
+    ("inference", frozenset({"prompt_tokens", "generation_tokens", "cached_tokens"})),
+    ("inference", frozenset({"requests_waiting", "requests_running", "kv_cache_ratio"})),
+    ("inference", frozenset({"e2e_seconds distribution"})),
+    ("inference", frozenset({"ttft_seconds distribution"})),
+    ("inference", frozenset({"itl_seconds distribution"})),
+    ("inference", frozenset({"queue_seconds distribution"})),
+    ("inference", frozenset({"prompt_tokens distribution", "generation_tokens distribution"})),
+    ("gpu", frozenset({
+        "busy_ratio", "memory_used_bytes", "memory_free_bytes", "memory_reserved_bytes", "memory_total_bytes",
+        "power_watts", "energy_joules", "temperature_celsius", "name", "driver_version", "mig_profile",
+    })),
+    ("container", frozenset({
+        "network_receive_bytes", "network_transmit_bytes", "block_read_bytes", "block_write_bytes"
+    })),
+)  # fmt: skip
+#: What belongs to no group above, by table.
+REST: Sequence[Table] = ("gpu", "container", "host")
 Names = Mapping[str, tuple[ProfileField, ...]]
 
 
@@ -37,12 +47,14 @@ class FieldQuery:
     """One query and the fields that can be read after it, by profile id.
 
     text: "" where earlier queries have asked for every name. kept: names that fields of later queries read too.
+    slow: facts that need not be asked for at every poll.
     """
 
     text: str
     names: frozenset[str]
     fields: Names
     kept: frozenset[str]
+    slow: bool = False
 
     @property
     def subject(self) -> str:
@@ -101,13 +113,18 @@ def plan(profiles: Sequence[Profile], jobs: Sequence[str], telling: Sequence[str
 
     telling: labels that tell targets of one job and instance apart.
     """
-    steps = [
-        ([(p, f) for p in profiles for f in p.fields if f.key in group and not summed(p, f)], "") for group in GROUPS
-    ]
+    plain = [(p, f) for p in profiles for f in p.fields if not summed(p, f) and f.combine != "count"]
+    grouped = {table: frozenset[str]().union(*(g for t, g in GROUPS if t == table)) for table in REST}
+    steps = [([(p, f) for p, f in plain if p.table == table and f.key in group], "") for table, group in GROUPS]
+    steps += [([(p, f) for p, f in plain if p.table == table and f.key not in grouped[table]], "") for table in REST]
     gateways = [(p, f) for p in profiles for f in p.fields if summed(p, f)]
     for distributed in (False, True):
         pairs = [(p, f) for p, f in gateways if (f.type == "histogram") is distributed]
         steps.append((pairs, f"sum by ({', '.join(_kept_labels(pairs, telling))}) " if pairs else ""))
+    for profile in profiles:
+        for counted in (f for f in profile.fields if f.combine == "count"):
+            labels = ", ".join(_kept_labels([(profile, counted)], telling))
+            steps.append(([(profile, counted)], f"count by ({labels}) "))
     steps = [(pairs, around) for pairs, around in steps if pairs]
     names = [tuple(dict.fromkeys(name for _, each in pairs for name in each.series_names())) for pairs, _ in steps]
     queries: list[FieldQuery] = []
@@ -117,11 +134,12 @@ def plan(profiles: Sequence[Profile], jobs: Sequence[str], telling: Sequence[str
         new = tuple(name for name in names[place] if around or name not in asked)
         if not around:
             asked.update(new)
-        if not queries and not around:
+        if pairs[0][0].table == "inference" and not any(PROCESS_START in query.text for query in queries):
             new = (*new, PROCESS_START)
         later = {name for more, (_, shape) in zip(names[place + 1 :], steps[place + 1 :], strict=True)
                  if not shape and not around for name in more}  # fmt: skip
-        text = selector(new, jobs) if new else ""
+        counting = pairs[0][1].match if around.startswith("count") else {}
+        text = selector(new, jobs, counting) if new else ""
         by_profile: defaultdict[str, list[ProfileField]] = defaultdict(list)
         for profile, wanted in pairs:
             by_profile[profile.id].append(wanted)
@@ -131,6 +149,7 @@ def plan(profiles: Sequence[Profile], jobs: Sequence[str], telling: Sequence[str
                 names=frozenset(names[place]),
                 fields={profile: tuple(fields) for profile, fields in by_profile.items()},
                 kept=frozenset(later.intersection(names[place])),
+                slow=all(profile.table == "host" for profile, _ in pairs),
             )
         )
     return tuple(queries)
@@ -145,12 +164,13 @@ def summed(profile: Profile, wanted: ProfileField) -> bool:
     return profile.role == "gateway" and wanted.type in ("counter", "histogram", "mean")
 
 
-def selector(names: Sequence[str], jobs: Sequence[str] = ()) -> str:
+def selector(names: Sequence[str], jobs: Sequence[str] = (), match: Mapping[str, str] | None = None) -> str:
     """A selector of all these metrics, from these jobs if there are few enough to name."""
     matchers = [f'__name__="{names[0]}"' if len(names) == 1 else f'__name__=~"{"|".join(names)}"']
     if 0 < len(jobs) <= JOBS_NAMED and all(jobs):
         pattern = "|".join(re.escape(job) for job in jobs)
         matchers.append(f"job=~{json.dumps(pattern, ensure_ascii=False)}")
+    matchers += [f"{label}=~{json.dumps(pattern)}" for label, pattern in (match or {}).items()]
     return f"{{{', '.join(matchers)}}}"
 
 

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import gt, itemgetter
 
 from collectors.prometheus_dialects import PROCESS_START, FieldQuery
 from collectors.prometheus_increments import Buckets
+from collectors.prometheus_ladders import Ladder, bounds_of, fault, ladders_of
+from collectors.prometheus_subjects import NAME_LENGTH, Subject, TenantOf, as_said, facts_of, subject_of
 from collectors.prometheus_targets import Sample, Target, TargetIndex
 from fleet.profiles import Profile, ProfileField
 
-#: Names of models and tenants come from the scraped server: no longer, and no more of them, than anybody would name
-#: on purpose.
-NAME_LENGTH = 256
+#: Models, tenants, GPUs and containers are named by the scraped server: no more of them than anybody would have.
 SUBJECTS_PER_TARGET = {"server": 200, "gateway": 2000}
-#: Model and tenant, "" where the series do not say.
-Subject = tuple[str, str]
+DEVICES_PER_TARGET = 20_000
 #: (profile id, key of a field) of a query that failed -> why.
 Failures = Mapping[tuple[str, str], str]
-#: Which tenant of ours a profile's series speak of, "" when they do not say.
-TenantOf = Callable[[Profile, Mapping[str, str]], str]
-#: One histogram: its labels without name and bound, bounds as text, cumulative counts.
-_Ladder = tuple[dict[str, str], list[str], list[float]]
-
-
-def as_said(profile: Profile, labels: Mapping[str, str]) -> str:
-    """The tenant as the series name it."""
-    return profile.said("tenant", labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +53,25 @@ class TargetReading:
     gauges: dict[str, dict[Subject, float]] = field(default_factory=dict)
     histograms: dict[str, dict[Subject, list[HistogramSeries]]] = field(default_factory=dict)
     infos: dict[str, dict[Subject, str]] = field(default_factory=dict)
+    facts: dict[Subject, dict[str, str]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict[str, str])
+
+    def note(self, labels: Mapping[str, str], tenant_of: TenantOf) -> Subject:
+        """What a series is about, kept with what else its labels say of that."""
+        subject = subject_of(self.profile, labels, tenant_of)
+        self.subjects.add(subject)
+        if self.profile.table != "inference":
+            facts = self.facts.setdefault(subject, {})
+            for about, said in facts_of(self.profile, labels):
+                # Another series may carry a better label: a node's name is only on node_uname_info.
+                if said and (about not in facts or self.profile.labels[about][0] in labels):
+                    facts[about] = said
+        return subject
 
     def shown(self) -> list[Subject]:
         """Models and tenants that become rows, in a stable order."""
-        return sorted(self.subjects)[: SUBJECTS_PER_TARGET[self.profile.role]]
+        limit = SUBJECTS_PER_TARGET[self.profile.role] if self.profile.table == "inference" else DEVICES_PER_TARGET
+        return sorted(self.subjects)[:limit]
 
     def counted_values(self) -> Iterator[tuple[Hashable, float]]:
         """Every counter, by series."""
@@ -164,7 +166,7 @@ class PollReadings:
         query: FieldQuery,
         by_metric: Mapping[str, list[Sample]],
     ) -> None:
-        ladders: dict[str, list[_Ladder]] = {}
+        ladders: dict[str, list[Ladder]] = {}
         for profile in spoken:
             fields = query.fields.get(profile.id)
             if fields is None:
@@ -180,7 +182,7 @@ def _take(
     reading: TargetReading,
     wanted: ProfileField,
     by_metric: Mapping[str, list[Sample]],
-    ladders: dict[str, list[_Ladder]],
+    ladders: dict[str, list[Ladder]],
     tenant_of: TenantOf,
 ) -> None:
     """File the series of the first metric name that this target exposes."""
@@ -192,7 +194,7 @@ def _take(
     if wanted.type == "histogram":
         found = ladders.get(metric)
         if found is None:
-            found = ladders[metric] = _ladders(by_metric[f"{metric}_bucket"])
+            found = ladders[metric] = ladders_of(by_metric[f"{metric}_bucket"])
         _take_histograms(reading, wanted, metric, found, by_metric.get(f"{metric}_sum", ()), tenant_of)
     elif wanted.type == "mean":
         counts = by_metric.get(wanted.counts[place], ())
@@ -200,16 +202,13 @@ def _take(
     elif wanted.type == "info":
         infos = reading.infos.setdefault(wanted.name, {})
         for labels, _ in by_metric[metric]:
+            subject = reading.note(labels, tenant_of)
             if labels.get(wanted.label) and wanted.accepts(labels):
-                infos[_subject(reading.profile, labels, tenant_of)] = labels[wanted.label][:NAME_LENGTH]
+                infos[subject] = labels[wanted.label][:NAME_LENGTH]
     elif wanted.type == "counter":
         _take_counters(reading, wanted, by_metric[metric], tenant_of)
     else:
         _take_gauges(reading, wanted, by_metric[metric], by_metric.get(wanted.divide_by, ()), tenant_of)
-
-
-def _subject(profile: Profile, labels: Mapping[str, str], tenant_of: TenantOf) -> Subject:
-    return profile.model(labels)[:NAME_LENGTH], tenant_of(profile, labels) if "tenant" in profile.labels else ""
 
 
 def _known(reading: TargetReading, wanted: ProfileField, value: float) -> bool:
@@ -231,8 +230,7 @@ def _take_counters(
 ) -> None:
     counters = reading.counters.setdefault(wanted.name, {})
     for labels, value in samples:
-        subject = _subject(reading.profile, labels, tenant_of)
-        reading.subjects.add(subject)
+        subject = reading.note(labels, tenant_of)
         if not _known(reading, wanted, value):
             continue
         # A metric that is there without the labels asked for counts as 0: it was never raised.
@@ -252,8 +250,7 @@ def _take_gauges(
     profile = reading.profile
     values: dict[Subject, dict[Hashable, float]] = {}
     for number, (labels, value) in enumerate(samples):
-        subject = _subject(profile, labels, tenant_of)
-        reading.subjects.add(subject)
+        subject = reading.note(labels, tenant_of)
         if _known(reading, wanted, value) and (not wanted.match or wanted.accepts(labels)):
             # Ranks of one engine repeat one value: the largest stands for all of them.
             rank_of = _rank_of(wanted, labels) if wanted.dedup else number
@@ -262,12 +259,13 @@ def _take_gauges(
     divisors: dict[Subject, float] = {}
     for labels, value in below:
         if math.isfinite(value):
-            subject = _subject(profile, labels, tenant_of)
+            subject = subject_of(profile, labels, tenant_of)
             divisors[subject] = divisors.get(subject, 0.0) + value
     gauges = reading.gauges.setdefault(wanted.name, {})
     for subject, ranks in values.items():
         found = ranks.values()
-        combined = len(found) if wanted.combine == "count" else max(found) if wanted.combine == "max" else sum(found)
+        # What is counted has been counted by the server: of node_cpu_seconds_total there are eight series a core.
+        combined = max(found) if wanted.combine == "max" else sum(found)
         if wanted.divide_by:
             divisor = divisors.get(subject, sum(divisors.values()))
             if divisor <= 0.0:
@@ -291,8 +289,7 @@ def _take_means(
     for labels, value in counts:
         if wanted.match and not wanted.accepts(labels):
             continue
-        subject = _subject(reading.profile, labels, tenant_of)
-        reading.subjects.add(subject)
+        subject = reading.note(labels, tenant_of)
         if not _known(reading, wanted, value):
             continue
         rest = _identity(labels)
@@ -304,7 +301,7 @@ def _take_histograms(
     reading: TargetReading,
     wanted: ProfileField,
     metric: str,
-    ladders: Iterable[_Ladder],
+    ladders: Iterable[Ladder],
     totals: Iterable[Sample],
     tenant_of: TenantOf,
 ) -> None:
@@ -313,11 +310,10 @@ def _take_histograms(
     for labels, texts, values in ladders:
         if wanted.match and not wanted.accepts(labels):
             continue
-        subject = _subject(reading.profile, labels, tenant_of)
-        reading.subjects.add(subject)
-        bounds, order, problem = _bounds(tuple(texts), wanted.scale)
+        subject = reading.note(labels, tenant_of)
+        bounds, order, problem = bounds_of(tuple(texts), wanted.scale)
         cumulative = tuple(order(values)) if len(values) > 1 else tuple(values)
-        problem = problem or _fault(cumulative)
+        problem = problem or fault(cumulative)
         if problem:
             reading.problems[wanted.key] = f"{wanted.name}: {problem}"
             continue
@@ -342,54 +338,3 @@ def _by_labels(samples: Iterable[Sample]) -> dict[Hashable, float]:
 
 def _identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset(item for item in labels.items() if item[0] != "__name__")
-
-
-def _ladders(samples: Iterable[Sample]) -> list[_Ladder]:
-    """Buckets put together by histogram. Takes the bounds out of the labels it is given."""
-    found: dict[str, _Ladder] = {}
-    for labels, value in samples:
-        text = labels.pop("le", "")
-        # One text of names and values: a third of the cost of a frozenset, and this is asked for every bucket.
-        key = "\0".join((*labels, *labels.values()))
-        ladder = found.get(key)
-        if ladder is None:
-            found[key] = (labels, [text], [value])
-        else:
-            ladder[1].append(text)
-            ladder[2].append(value)
-    return list(found.values())
-
-
-@functools.lru_cache(maxsize=4096)
-def _bounds(
-    texts: tuple[str, ...], scale: float
-) -> tuple[tuple[float, ...], Callable[[list[float]], Sequence[float]], str]:
-    """Sorted bounds in our unit, what puts counts into their order, and what is wrong with them ("" = nothing).
-
-    All histograms of one kind of server come with the same texts in the same order: worked out once.
-    """
-    try:
-        numbers = [float(text) for text in texts]
-    except ValueError:
-        numbers = [math.nan] * len(texts)
-    places = sorted(range(len(numbers)), key=numbers.__getitem__)
-    order = itemgetter(*places)
-    ascending = [numbers[place] for place in places]
-    problem = ""
-    if any(math.isnan(bound) for bound in numbers):
-        problem = "a bucket bound is not a number"
-    elif ascending[-1] != math.inf:
-        problem = "no +Inf bucket"
-    elif len(set(ascending)) < len(ascending):
-        problem = "a bucket bound is there twice"
-    # 12 digits: 700 ms are 0.7 s, not 0.7000000000000001.
-    return tuple(float(f"{bound * scale:.12g}") for bound in ascending), order, problem
-
-
-def _fault(cumulative: tuple[float, ...]) -> str:
-    """What is wrong with cumulative counts, "" when nothing is."""
-    if math.isfinite(sum(cumulative)) and cumulative[0] >= 0.0 and not any(map(gt, cumulative, cumulative[1:])):
-        return ""
-    if cumulative[-1] == math.inf:
-        return "a bucket count is infinite"
-    return "bucket counts are no numbers, or fall from one bound to the next"

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from collectors.prometheus_claims import Claims
 from collectors.prometheus_increments import Lives, Start, Turn
-from collectors.prometheus_reading import Failures, HistogramSeries, Subject, TargetReading
+from collectors.prometheus_reading import Failures, HistogramSeries, TargetReading
+from collectors.prometheus_subjects import Subject
 from collectors.prometheus_targets import Target
 from fleet.joining import Join, is_older_than_start
 from fleet.model import UNASSIGNED, Histogram, InferenceSample, Row

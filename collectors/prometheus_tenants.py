@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from collectors.prometheus_reading import NAME_LENGTH, TenantOf
+from collectors.prometheus_subjects import NAME_LENGTH, TenantOf
 from fleet.profiles import Profile
 from fleet.redaction import inert, redact_text
 from fleet.tenancy import Tenancy

@@ -95,6 +95,11 @@ class Inventory:
             with self._lock:
                 self._gpus[host] = gpus
 
+    def gpu_uuids(self) -> frozenset[str]:
+        """UUIDs of all GPUs and MIG devices that have been published."""
+        with self._lock:
+            return frozenset(gpu.uuid for gpus in self._gpus.values() for gpu in gpus)
+
     def host_gpus(self, host: str, *, local: bool) -> tuple[HostGpu, ...] | None:
         """The full GPU list of a daemon's host; None while nobody has listed it.
 

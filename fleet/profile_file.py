@@ -127,7 +127,9 @@ class _Reader:
             advice = "only gauges take the maximum or a count; leave it out"
             self.wrong(f"{where}.combine", f"is {combine!r} for a {kind}", advice)
         if values.get("dedup") and kind not in ("counter", "gauge"):
-            self.wrong(f"{where}.dedup", f"is set for a {kind}", "only counters and gauges repeat by rank; leave it out")
+            self.wrong(
+                f"{where}.dedup", f"is set for a {kind}", "only counters and gauges repeat by rank; leave it out"
+            )
         weight = self.choice(values, "weight", f"{where}.weight", ("request", "token"), "request")
         read = ProfileField(
             name=stored_as,

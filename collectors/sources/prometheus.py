@@ -21,15 +21,18 @@ from collectors.base import Reading, SourceError
 from collectors.prometheus_claims import Claims
 from collectors.prometheus_dialects import DETECT_SECONDS, Dialects
 from collectors.prometheus_errors import explain, in_words
+from collectors.prometheus_exporters import ExporterRows, Seen
 from collectors.prometheus_http import BoundedSession, FileCredentials, is_near
-from collectors.prometheus_reading import PollReadings, TenantOf, as_said
+from collectors.prometheus_reading import PollReadings
 from collectors.prometheus_rows import Place, RowMaker
 from collectors.prometheus_targets import Sample, Target, TargetIndex, targets_from_api, with_up
+from collectors.prometheus_tenants import said_tenants
 from fleet.inventory import Inventory
 from fleet.joining import Joiner, MapRule
 from fleet.model import Gap, InferenceSample
 from fleet.profiles import Profile, builtin_profiles
 from fleet.settings import PrometheusServer
+from fleet.tenancy import Tenancy
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,6 +42,8 @@ SKEW_SECONDS = 5.0
 #: All queries of a poll look at one moment this long ago. A scrape is stamped when it begins and stored when it ends:
 #: looking at the present, one query would see a server's old count and the next the count after its restart.
 SETTLE_SECONDS = 1.0
+#: Facts that hardly ever change are asked for this often.
+SLOW_SECONDS = 300.0
 NO_TARGETS_STEP = "add a scrape job; deploy/prometheus/prometheus.yml is an example"
 #: How long a target that is down may have been silent and still be known as an inference server.
 REMEMBER = "1h"
@@ -138,27 +143,38 @@ class PrometheusSource:
         rules: Sequence[Rule] = (),
         profiles: Sequence[Profile] | None = None,
         claims: Claims | None = None,
-        tenant_of: TenantOf = as_said,
+        tenancy: Tenancy | None = None,
+        seen: Callable[[], Seen] = Seen,
         settle_seconds: float = SETTLE_SECONDS,
         detect_seconds: float = DETECT_SECONDS,
     ) -> None:
         """rules: an operator's word on endpoints; profiles: those of the product if None.
 
         claims: one for all sources of a process, so that a server scraped by two Prometheus counts once.
-        tenant_of: the tenant that a gateway's series speak of.
+        tenancy: whose a gateway's requests, and the containers that only exporters see, are.
+        seen: what collectors of other processes see, so that exporters do not count it again.
         """
         self._server = server
         self._inventory = inventory
         self._rules = tuple(MapRule(job=r.job, instance=r.instance, container=r.container) for r in rules)
         found = builtin_profiles() if profiles is None else profiles
-        self._dialects = Dialects([one for one in found if one.table == "inference"], detect_seconds=detect_seconds)
-        self._tenant_of = tenant_of
+        self._dialects = Dialects(found, detect_seconds=detect_seconds)
+        self._tenant_of = said_tenants(tenancy or Tenancy())
+        self._seen = seen
+        self._slow_at: float | None = None
         self._client = PrometheusClient(server)
         self._settle_seconds = settle_seconds
+        claims = Claims() if claims is None else claims
         self._rows = RowMaker(
             prometheus=self.target,
             interval_seconds=server.interval_seconds,
-            claims=Claims() if claims is None else claims,
+            claims=claims,
+        )
+        self._exporters = ExporterRows(
+            prometheus=self.target,
+            interval_seconds=server.interval_seconds,
+            tenancy=tenancy or Tenancy(),
+            claims=claims,
         )
         self._spoke_before: frozenset[Hashable] | None = None
         self._state = ""
@@ -191,7 +207,8 @@ class PrometheusSource:
         index = TargetIndex(targets)
         self._detect(now, index, targets, problems)
         filed = self._fields(now, index, problems)
-        readings = filed.readings
+        readings = [reading for reading in filed.readings if reading.profile.table == "inference"]
+        exporters = [reading for reading in filed.readings if reading.profile.table != "inference"]
         joiner = Joiner(self._inventory.hosts(), rules=self._rules, prometheus_host=self._server.docker_host or None)
         everything = {target.key: target for target in (*targets, *(reading.target for reading in readings))}
         places: dict[Hashable, Place] = {
@@ -203,6 +220,9 @@ class PrometheusSource:
         silent = [place for place in down if place.target.key not in spoken]
         rows += self._rows.down_rows(at, now, silent, self._remembered(silent, index, now))
         self._rows.end_poll(now, frozenset(everything))
+        if exporters:
+            seen = Seen.of(self._inventory.hosts(), self._inventory.gpu_uuids(), self._seen())
+            rows += self._exporters.rows(at, now, exporters, seen)
         gaps = [_gap(subject, error) for subject, error in problems]
         gaps += [
             Gap(subject=row.endpoint, reason="unreachable", detail=row.unknown_reason)
@@ -216,6 +236,9 @@ class PrometheusSource:
         if unnamed:
             notes.append(f"{unnamed} more models are named by their servers than are kept")
         unjoined = sum(1 for key in spoken if places[key].join.container is None and places[key].join.by != "map")
+        telling = len({reading.target.key for reading in exporters})
+        if telling:
+            notes.insert(0, f"{telling} exporter{'' if telling == 1 else 's'}")
         notes.insert(0, _summary(len(everything), len(down), len(spoken), unjoined))
         self._note_state(notes[0])
         return Reading(
@@ -267,7 +290,11 @@ class PrometheusSource:
         filed = PollReadings(self._dialects.by_target, index, self._tenant_of)
         last: SourceError | None = None
         answered = False
+        slow = self._slow_at is None or now - self._slow_at >= SLOW_SECONDS
+        self._slow_at = now if slow else self._slow_at
         for query in self._dialects.queries:
+            if query.slow and not slow:
+                continue
             try:
                 # Filed at once: no more than one answer of the server is ever held whole.
                 filed.take(query, self._client.query(query.text, time=now) if query.text else ())
