@@ -20,6 +20,8 @@ from store import Store
 
 #: Longest span whose raw rows are read for one line per endpoint.
 _DAY = timedelta(days=1)
+#: A gateway counts the requests of the servers behind it.
+_SERVERS = "role = 'server'"
 
 
 def tenant_table(
@@ -70,7 +72,7 @@ def _total(values: list[float | int | None] | list[float | None] | list[int | No
 
 
 def tenant_series(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
-    """The scope's own use over time (narrow the scope to one tenant for its page).
+    """The scope's own use over time (narrow the scope to one tenant for its page), gateways left out.
 
     Columns: t (epoch ms), cpu_cores, memory_working_set_bytes, gpus_busy (sum of SM shares), gpu_memory_bytes,
     gpu_power_watts, requests_per_second, errors_per_second, prompt_tokens_per_second, generation_tokens_per_second,
@@ -88,7 +90,7 @@ def tenant_series(store: Store, scope: Scope, window: Window, *, host: str | Non
             "prompt_tokens_per_second": tier.rate("prompt_tokens"),
             "generation_tokens_per_second": tier.rate("generation_tokens"),
             "requests_waiting": tier.mean("requests_waiting"),
-        }, "1"),
+        }, _SERVERS),
     )  # fmt: skip
     columns: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
     points = grid(window, tier.step_seconds)
@@ -109,13 +111,14 @@ def tenant_series(store: Store, scope: Scope, window: Window, *, host: str | Non
     laid = on_grid(found, window, tier.step_seconds).get((), {})
     columns |= {name: laid.get(name, np.full(len(points), np.nan)) for name in gauges}
     rows = series_table(window, tier.step_seconds, columns)
-    rows = with_quantiles(store, rows, window, where.sql, where.parameters)
+    rows = with_quantiles(store, rows, window, f"{where.sql} AND {_SERVERS}", where.parameters)
     return answer(store, scope, window, rows, EVERYTHING)
 
 
 def tenant_models(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
-    """Every model served in the scope: tenant, container_key, endpoint, server, model, up, requests_per_second,
-    error_ratio, generation_tokens_per_second, requests_waiting, kv_cache_ratio, joined_by, join_reason.
+    """Every model served in the scope: role (server, gateway), tenant, container_key, endpoint, server, model, up,
+    requests_per_second, error_ratio, generation_tokens_per_second, requests_waiting, kv_cache_ratio, joined_by,
+    join_reason.
 
     An endpoint that could not be joined to a container has an empty container_key and says why.
     """
@@ -125,7 +128,7 @@ def tenant_models(store: Store, scope: Scope, window: Window, *, host: str | Non
         where = during(of_tenants(scope, host=host), Window(start=max(window.start, window.end - _DAY), end=window.end))
     rows = store.query(
         f"""
-        SELECT tenant, container_key, endpoint, server, model, argMax(up, at) AS is_up,
+        SELECT any(role) AS role, tenant, container_key, endpoint, server, model, argMax(up, at) AS is_up,
             sum(requests) / nullIf(sumIf(toFloat64(interval_seconds), isNotNull(requests)), 0) AS requests_per_second,
             sum(errors) / nullIf(sum(requests), 0) AS error_ratio,
             sum(generation_tokens) / nullIf(sumIf(toFloat64(interval_seconds), isNotNull(generation_tokens)), 0)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fleet.model import Batch, Histogram, InferenceSample, Row, Window
+from fleet.model import Batch, Histogram, InferenceSample, Row, Scope, Window
 from queries.latency import latency_heatmap, latency_series, latency_table
+from queries.tenants import tenant_models, tenant_series
 from store import Store
 from tests.queries.three_tenants import EVERYONE
 from tests.store.stores import KINDS, store_of_kind
@@ -121,3 +122,13 @@ def test_the_series_and_the_heatmap_show_when_it_became_slow(served: Store):
     assert {cell["upper"] for cell in early if cell["count"]} == {0.5}
     assert {cell["upper"] for cell in late if cell["count"]} == {1.0}
     assert all(cell["share"] == 1.0 for cell in late if cell["count"])
+
+
+def test_a_tenants_series_leave_its_gateway_out(served: Store):
+    """acme has h:a and h:c with 10 a minute each, and a gateway that counts 20 again."""
+    acme = Scope(tenants=frozenset({"acme"}))
+    rows = [row for row in tenant_series(served, acme, HALF_HOUR).rows.to_pylist() if row["requests_per_second"]]
+    assert {round(row["requests_per_second"], 6) for row in rows} == {round(20 / 60, 6)}
+    assert all(row["ttft_p50_lower_seconds"] != 1.0 for row in rows if "ttft_p50_lower_seconds" in row)
+    models = {row["endpoint"]: row["role"] for row in tenant_models(served, acme, HALF_HOUR).rows.to_pylist()}
+    assert models == {"h:a": "server", "h:c": "server", "h:gate": "gateway"}
