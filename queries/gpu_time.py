@@ -36,6 +36,9 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _KINDS = {"held": pa.bool_(), "gpu_index": pa.int64(), "weight": pa.float64()}
 _FACTS = ("gpu_index", "name", "mig_profile", "parent_uuid", "weight")
+_BY_HOLDING = ("held_seconds", "used_not_held_seconds", "holders_unknown_seconds", "used_holders_unknown_seconds")
+#: Flags of the activity key -> whether a container held the device; None = nobody could be asked.
+_HELD = {0: False, 1: True, 2: None}
 Total = dict[str, float]
 
 
@@ -46,11 +49,14 @@ def gpu_time(
     """GPU time by state, most idle first. Columns: what it is told by, then
 
     {busy,low,held_idle,free,unknown,gap}_seconds, the same as shares of the capacity ({state}_ratio), and
-    capacity_seconds, held_seconds, used_not_held_seconds (busy or low while no container held it), idle_below,
-    busy_from (the thresholds behind the states, 0-1).
+    capacity_seconds, held_seconds, used_not_held_seconds (busy or low while no container held it),
+    holders_unknown_seconds (nobody could say whether a container held it: neither of the two),
+    used_holders_unknown_seconds (the part of that in which it was busy or low), idle_below, busy_from (the thresholds
+    behind the states, 0-1).
 
     by "gpu": host, gpu_uuid, gpu_index, name, mig_profile, parent_uuid, weight; "container": tenant, host,
-    container_key, gpu_uuid, held and the GPU's facts; "tenant": tenant; "host": host; "fleet": one row.
+    container_key, gpu_uuid, held (NULL = not known) and the GPU's facts; "tenant": tenant; "host": host; "fleet": one
+    row.
     gap: time in which no reading came, from the device's first one on. For containers, tenants and limited scopes
     gap and free are NULL and the capacity is the time seen.
     """
@@ -81,7 +87,7 @@ def _of_devices(
         if row["in_mig"]:
             total["in_mig"] = total.get("in_mig", 0.0) + row["seconds"]
             continue
-        _count(total, row["state"], row["flags"] == 1, row["seconds"])
+        _count(total, row["state"], _HELD[row["flags"]], row["seconds"])
     for uuid, device in known.items():
         total = seen.get(uuid, {})
         elsewhere = total.pop("in_mig", 0.0)
@@ -97,7 +103,7 @@ def _of_containers(
     store: Store, scope: Scope, window: Window, host: str | None, limits: Thresholds, known: dict[str, Device]
 ) -> Iterable[tuple[dict[str, object], Total]]:
     for row in container_seconds(store, of_tenants(scope, host=host), window, limits).to_pylist():
-        device, held = known.get(row["gpu_uuid"]), row["flags"] == 1
+        device, held = known.get(row["gpu_uuid"]), _HELD[row["flags"]]
         if row["state"] == "free":
             continue  # there, without having been given the device and without using it: nobody's time
         total: Total = {}
@@ -105,10 +111,14 @@ def _of_containers(
         yield {**row, "held": held}, total
 
 
-def _count(total: Total, state: str, held: bool, seconds: float) -> None:
+def _count(total: Total, state: str, held: bool | None, seconds: float) -> None:
     total[state] = total.get(state, 0.0) + seconds
-    kind = "held" if held else "not_held" if state in ("busy", "low") else ""
-    if kind:
+    used = state in ("busy", "low")
+    if held is None:
+        kinds = ("holders_unknown", "used_holders_unknown") if used else ("holders_unknown",)
+    else:
+        kinds = ("held",) if held else ("not_held",) if used else ()
+    for kind in kinds:
         total[kind] = total.get(kind, 0.0) + seconds
 
 
@@ -127,6 +137,8 @@ def _row(row: dict[str, Any], total: Total, own: bool, limits: Thresholds, known
     row |= {
         "capacity_seconds": capacity, "held_seconds": total.get("held", 0.0),
         "used_not_held_seconds": total.get("not_held", 0.0),
+        "holders_unknown_seconds": total.get("holders_unknown", 0.0),
+        "used_holders_unknown_seconds": total.get("used_holders_unknown", 0.0),
         "idle_below": limits.idle_sm_ratio, "busy_from": limits.busy_sm_ratio,
     }  # fmt: skip
     device = known.get(str(row.get("gpu_uuid")))
@@ -138,7 +150,7 @@ def _row(row: dict[str, Any], total: Total, own: bool, limits: Thresholds, known
 def _schema(keys: Sequence[str]) -> pa.Schema:
     facts = _FACTS if "gpu_uuid" in keys else ()
     numbers = [f"{state}_{unit}" for unit in ("seconds", "ratio") for state in STATES]
-    numbers += ["capacity_seconds", "held_seconds", "used_not_held_seconds", "idle_below", "busy_from"]
+    numbers += ["capacity_seconds", *_BY_HOLDING, "idle_below", "busy_from"]
     words = [(name, _KINDS.get(name, pa.string())) for name in (*keys, *facts)]
     return pa.schema([*words, *((name, pa.float64()) for name in numbers)])
 
@@ -231,24 +243,38 @@ def _gaps(
     return np.asarray(total, dtype=np.float64)
 
 
+def _unknown_words(row: dict[str, Any]) -> str:
+    """What the funnel's allocated time does not know: which part is which, and how much more might be held."""
+    used, every = row["used_holders_unknown_seconds"], row["holders_unknown_seconds"]
+    words = f"; whether it was held is not known of {_hours(used)} of it" if used else ""
+    return words + (f"; {_hours(every - used)} more may have been held: not known" if every - used > 0 else "")
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} GPU-h"
+
+
 def gpu_funnel_time(
     store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
 ) -> Answer:
     """How far the GPU time got, in order: stage (total, allocated, active, effective), gpu_hours, share, note.
 
-    allocated: held by a container, or used without being held; active: at or above the idle threshold; effective:
-    at or above the busy one. share: of the first stage. A limited scope has no total. Also idle_below, busy_from.
+    allocated: held by a container, or used without being held (which of them need not be known of what was used);
+    active: at or above the idle threshold; effective: at or above the busy one. share: of the first stage. note: what
+    the stage is, and of how much of it nobody could say whether it was held. A limited scope has no total. Also
+    idle_below, busy_from.
     """
     thresholds = limits or Thresholds()
     rows = gpu_time(store, scope, window, by="fleet", host=host, limits=limits).rows.to_pylist()
     row: dict[str, Any] = rows[0] if rows else dict.fromkeys(_schema(()).names, 0.0)
     own = scope.tenants is not None
     active = row["busy_seconds"] + row["low_seconds"]
-    allocated = row["held_seconds"] + row["used_not_held_seconds"]
+    # Used time is allocated whether it was held or not; what was not used is not when nobody knows that it was held.
+    allocated = row["held_seconds"] + row["used_not_held_seconds"] + row["used_holders_unknown_seconds"]
     idle, busy = (f"{limit * 100:g} %" for limit in (thresholds.idle_sm_ratio, thresholds.busy_sm_ratio))
     stages = [
         ("total", row["capacity_seconds"], "GPUs there x time, gaps in the readings included"),
-        ("allocated", allocated, "held by a container, or used without being held"),
+        ("allocated", allocated, f"held by a container, or used without being held{_unknown_words(row)}"),
         ("active", active, f"activity at or above {idle}"),
         ("effective", row["busy_seconds"], f"activity at or above {busy}"),
     ][1 if own else 0 :]

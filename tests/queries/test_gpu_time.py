@@ -250,7 +250,10 @@ def test_a_gpu_that_stops_answering_is_a_gap_for_a_day_and_then_gone(store: Stor
     assert gpu_time(store, EVERYONE, later).rows.num_rows == 0
 
 
-TOTALS = (*(f"{state}_seconds" for state in STATES), "capacity_seconds", "held_seconds", "used_not_held_seconds")
+TOTALS = (
+    *(f"{state}_seconds" for state in STATES), "capacity_seconds", "held_seconds", "used_not_held_seconds",
+    "holders_unknown_seconds", "used_holders_unknown_seconds",
+)  # fmt: skip
 
 
 def totals(store: Store, start: datetime, end: datetime) -> dict[object, dict[str, float]]:
@@ -341,6 +344,7 @@ def test_what_nobody_could_read_is_unknown_and_never_free() -> None:
     with embedded_store() as store:
         store.append(Batch(token="unknown", rows=tuple(rows)))
         row = gpu_time(store, EVERYONE, last(timedelta(hours=3))).rows.to_pylist()[0]
+        funnel = by(gpu_funnel_time(store, EVERYONE, last(timedelta(hours=3))).rows, "stage")
         # Rows that were rolled up before activity was kept: their time is known, what it was is not.
         store.command(
             "INSERT INTO gpu_samples_1h (at, host, gpu_uuid, gpu_index, interval_seconds)"
@@ -350,4 +354,18 @@ def test_what_nobody_could_read_is_unknown_and_never_free() -> None:
     assert row["unknown_seconds"] == pytest.approx(2 * 3600)
     assert row["busy_seconds"] == pytest.approx(3600)
     assert row["free_seconds"] == row["held_idle_seconds"] == 0.0
+    # Held in the first hour; in the other two nobody could say, so they are neither held nor used without being held.
+    assert row["held_seconds"] == pytest.approx(3600)
+    assert row["used_not_held_seconds"] == 0.0
+    assert row["holders_unknown_seconds"] == pytest.approx(2 * 3600)
+    assert row["used_holders_unknown_seconds"] == pytest.approx(3600)
+    # The busy hour is allocated whichever of the two it was; the idle one is not, and the note tells both.
+    assert funnel["allocated"]["gpu_hours"] == pytest.approx(2.0)
+    assert funnel["active"]["gpu_hours"] == pytest.approx(1.0)
+    assert funnel["allocated"]["note"] == (
+        "held by a container, or used without being held; whether it was held is not known of 1 GPU-h of it; "
+        "1 GPU-h more may have been held: not known"
+    )
+    # Of time that was rolled up without activity nobody knows either.
+    assert old["holders_unknown_seconds"] == pytest.approx(3 * 3600, abs=STEP)
     assert old["unknown_seconds"] == pytest.approx(3 * 3600, abs=STEP)
