@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import streamlit as st
 
@@ -54,7 +54,7 @@ class Look:
     now: datetime
     window: Window
     sources: tuple[SourceState, ...]
-    answer: Answer  # the rows behind `sources`
+    live: Window  # the newest snapshot's, that `sources` speaks for
     colours: Palette
 
     @property
@@ -66,6 +66,11 @@ class Look:
     def seen(self) -> bool:
         """True when any source has ever reported."""
         return bool(self.sources)
+
+    @property
+    def answer(self) -> Answer:
+        """Every source and target in full, as far as this viewer may see it. Raises StoreError."""
+        return process.current().reader.ask(self.live.end, status.source_status, self.viewer, self.live)
 
     def every(self, seconds: int) -> Look:
         """This view as the first snapshot of every `seconds` showed it, for what moves slowly.
@@ -127,14 +132,14 @@ def look_now(context: Context, viewer: Scope) -> Look:
         live = window
     else:
         live = Window(start=snapshot_end(newest, now) - timedelta(hours=1), end=snapshot_end(newest, now))
-    found = deployment.reader.ask(live.end, status.source_status, viewer, live)
+    found = deployment.reader.ask(live.end, status.source_freshness, viewer, live, host=None)
     return Look(
         context=context,
         viewer=viewer,
         now=now,
         window=window,
         sources=source_states(found, live.end),
-        answer=found,
+        live=live,
         colours=palette(st.context.theme.type),
     )
 
@@ -146,10 +151,10 @@ def snapshot_end(newest: datetime | None, now: datetime) -> datetime:
     return datetime.fromtimestamp(-(-int(at.timestamp()) // step) * step, tz=UTC)
 
 
-def source_states(found: Answer, end: datetime) -> tuple[SourceState, ...]:
+def source_states(rows: Sequence[Mapping[str, Any]], end: datetime) -> tuple[SourceState, ...]:
     """One state per kind of source: that of its worst target; kinds in a fixed order. Ages count back from `end`."""
     worst: dict[str, SourceState] = {}
-    for row in found.rows.to_pylist():
+    for row in rows:
         kind, state, age_seconds = row["source"], row["state"], row["age_seconds"]
         one = SourceState(
             name=str(_KINDS.get(kind, kind)),

@@ -6,8 +6,12 @@ worst rule wins and gives the sentence; a thing whose readings stopped is unknow
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
 
 from fleet.gpu_words import xid
 
@@ -82,6 +86,57 @@ def judge_container(facts: ContainerFacts, limits: Thresholds) -> Judgement:
     """The worst thing that holds of a container; `FINE` when nothing does."""
     found = [*_life(facts, limits), *_service(facts, limits), *_resources(facts, limits)]
     return max(found, key=lambda item: item.level, default=FINE)
+
+
+Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.object_]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerColumns:
+    """`ContainerFacts` of many containers, one place each: numbers with NaN and words with "" for None.
+
+    endpoint_up: 1 = True, 0 = False.
+    """
+
+    state: Words
+    health: Words
+    exit_code: Floats
+    error: Words
+    age_seconds: Floats
+    interval_seconds: Floats
+    restarts: Floats
+    oom_kills: Floats
+    memory_ratio: Floats
+    throttled_ratio: Floats
+    error_ratio: Floats
+    ttft_p95_seconds: Floats
+    endpoint_up: Floats
+    idle_gpus: Floats
+    idle_seconds: Floats
+
+
+def containers_in_trouble(facts: ContainerColumns, limits: Thresholds) -> Mask:
+    """True where `judge_container` finds anything: most of a fleet is fine, and only the rest is judged one by one.
+
+    The conditions of the rules below, all at once; a test holds the two together.
+    """
+    running = facts.state == "running"
+    # As in `is_stale`: a container that was never sampled is stale too, which a comparison with NaN would deny.
+    stale = ~(facts.age_seconds <= np.maximum(15.0, 3.0 * facts.interval_seconds))
+    failed = (facts.exit_code != 0) & ~np.isnan(facts.exit_code)
+    life = (facts.oom_kills > 0) | (facts.restarts > 0) | (facts.restarts >= limits.restarts_critical)
+    life |= np.isin(facts.state, ("restarting", "dead", "paused"))
+    life |= ((facts.state == "created") & (facts.error != "")) | ((facts.state == "exited") & failed)
+    life |= running & (stale | (facts.health == "unhealthy"))
+    service = running & (facts.endpoint_up == 0)
+    service |= facts.error_ratio >= limits.error_warning_ratio
+    service |= facts.ttft_p95_seconds >= limits.ttft_warning_seconds
+    resources = running & (facts.memory_ratio >= limits.memory_warning_ratio)
+    resources |= facts.throttled_ratio >= limits.throttled_warning_ratio
+    resources |= (facts.idle_gpus != 0) & (facts.idle_seconds >= limits.idle_warning_seconds)
+    return life | service | resources
 
 
 def is_stale(age_seconds: float | None, interval_seconds: float) -> bool:
@@ -174,6 +229,12 @@ class GpuFacts:
 
 # An XID that asks for nothing (a program was ended) is no reason to wake anybody.
 _XID_LEVELS = {"info": Level.OK, "warning": Level.WARNING, "critical": Level.CRITICAL}
+
+
+def worst_xid(seen: Iterable[tuple[int, int]]) -> int | None:
+    """Of XIDs with the time of each, the worst, and of equally bad ones the latest; None of none."""
+    worst = max(seen, key=lambda one: (_XID_LEVELS[xid(one[0]).severity], one[1], one[0]), default=None)
+    return worst[0] if worst else None
 
 
 def judge_gpu(facts: GpuFacts, limits: Thresholds) -> Judgement:

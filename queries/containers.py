@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute  # its functions are made at run time, no type checker sees them
 
 from fleet.latency import Quantile, quantile_from_buckets
 from fleet.model import Scope, Window
-from fleet.severity import Thresholds
+from fleet.severity import Level, Thresholds
 from queries.answer import Answer
 from queries.freshness import DOCKER, EVERYTHING, NVML, PROMETHEUS, answer
-from queries.live import LiveContainer, live_containers
+from queries.live import LiveFleet, live_fleet
 from queries.newest import gpu_names
 from queries.parts import device_parts
 from queries.resolution import grid, nullable, on_grid, resolution, series_table
@@ -22,56 +25,79 @@ from queries.scoping import during, of_tenants
 from queries.sharing import shared_for
 from store import Store
 
+pc: Any = pyarrow.compute
 SPARK_POINTS = 60
 #: Trends in a table are read again so often.
 _SPARK_SECONDS = 30.0
 _TIME = pa.timestamp("ms", tz="UTC")
+_LINE = pa.list_(pa.float32())
 
-#: Columns of the live table: name, type, value of one container. Docstring of `container_table` names units.
-_COLUMNS: tuple[tuple[str, pa.DataType, Callable[[LiveContainer], object]], ...] = (
-    ("level", pa.int8(), lambda c: int(c.judgement.level)),
-    ("word", pa.string(), lambda c: c.judgement.level.word),
-    ("why", pa.string(), lambda c: c.judgement.why),
-    ("since", _TIME, lambda c: c.since),
-    ("container_key", pa.string(), lambda c: c.key),
-    ("name", pa.string(), lambda c: c.facts["name"]),
-    ("tenant", pa.string(), lambda c: c.facts["tenant"]),
-    ("tenant_origin", pa.string(), lambda c: c.facts["tenant_origin"]),
-    ("team", pa.string(), lambda c: c.facts["team"]),
-    ("host", pa.string(), lambda c: c.facts["host"]),
-    ("image", pa.string(), lambda c: c.facts["image"]),
-    ("state", pa.string(), lambda c: c.state),
-    ("health", pa.string(), lambda c: c.health),
-    ("age_seconds", pa.float64(), lambda c: c.age_seconds),
-    ("unknown_reason", pa.string(), lambda c: c.unknown_reason),
-    ("cpu_cores", pa.float64(), lambda c: c.cpu_cores),
-    ("cpu_limit_cores", pa.float64(), lambda c: c.cpu_limit_cores),
-    ("memory_working_set_bytes", pa.int64(), lambda c: c.memory_working_set_bytes),
-    ("memory_limit_bytes", pa.int64(), lambda c: c.memory_limit_bytes),
-    ("gpus", pa.list_(pa.string()), lambda c: [str(gpu["gpu_index"]) for gpu in c.gpus]),
-    ("gpu_uuids", pa.list_(pa.string()), lambda c: [str(gpu["gpu_uuid"]) for gpu in c.gpus]),
-    ("sm_ratio", pa.float64(), lambda c: c.sm_ratio),
-    ("gpu_memory_bytes", pa.int64(), lambda c: c.gpu_memory_bytes),
-    ("attribution", pa.string(), lambda c: c.attribution),
-    ("attribution_reason", pa.string(), lambda c: c.attribution_reason),
-    ("requests_per_second", pa.float64(), lambda c: c.requests_per_second),
-    ("error_ratio", pa.float64(), lambda c: c.error_ratio),
-    ("tokens_per_second", pa.float64(), lambda c: c.tokens_per_second),
-    ("ttft_p95_seconds", pa.float64(), lambda c: c.ttft.value if c.ttft else None),
-    ("ttft_p95_lower_seconds", pa.float64(), lambda c: c.ttft.lower if c.ttft else None),
-    ("ttft_p95_upper_seconds", pa.float64(), lambda c: c.ttft.upper if c.ttft else None),
-    ("ttft_state", pa.string(), lambda c: c.ttft.state if c.ttft else "not_measured"),
-    ("restarts", pa.int64(), lambda c: c.restarts),
-    ("started_at", _TIME, lambda c: c.facts["started_at"]),
-)
+#: Columns of the live table that are facts, and that are of the newest sample: name here -> name there.
+_FACTS = ("container_key", "name", "tenant", "tenant_origin", "team", "host", "image", "started_at")
+_SAMPLED = {
+    "state": "state", "health": "health", "unknown_reason": "unknown_reason", "cpu_cores": "cpu_cores",
+    "cpu_limit_cores": "cpu_limit_cores", "memory_working_set_bytes": "memory_bytes",
+    "memory_limit_bytes": "memory_limit_bytes", "restarts": "restarts",
+}  # fmt: skip
+#: Docstring of `container_table` names units.
+_SCHEMA = pa.schema(
+    [("level", pa.int8()), ("word", pa.string()), ("why", pa.string()), ("since", _TIME)]
+    + [(name, pa.string()) for name in (
+        "container_key", "name", "tenant", "tenant_origin", "team", "host", "image", "state", "health",
+    )]
+    + [("age_seconds", pa.float64()), ("unknown_reason", pa.string()), ("cpu_cores", pa.float64()),
+       ("cpu_limit_cores", pa.float64()), ("memory_working_set_bytes", pa.int64()), ("memory_limit_bytes", pa.int64()),
+       ("gpus", pa.list_(pa.string())), ("gpu_uuids", pa.list_(pa.string())), ("sm_ratio", pa.float64()),
+       ("gpu_memory_bytes", pa.int64()), ("attribution", pa.string()), ("attribution_reason", pa.string())]
+    + [(name, pa.float64()) for name in (
+        "requests_per_second", "error_ratio", "tokens_per_second", "ttft_p95_seconds", "ttft_p95_lower_seconds",
+        "ttft_p95_upper_seconds",
+    )]
+    + [("ttft_state", pa.string()), ("restarts", pa.int64()), ("started_at", _TIME)]
+)  # fmt: skip
+_WORDS = np.array([level.word for level in Level], dtype=object)
+T = TypeVar("T")
 
 
-def live_table(containers: Sequence[LiveContainer]) -> pa.Table:
-    """The records as the Arrow table that `container_table` describes, without sparklines."""
-    return pa.table(
-        {name: pa.array([read(c) for c in containers], type=kind) for name, kind, read in _COLUMNS},
-        schema=pa.schema([(name, kind) for name, kind, _ in _COLUMNS]),
-    )
+def live_table(fleet: LiveFleet, places: Sequence[int] | npt.NDArray[np.int64]) -> pa.Table:
+    """These rows of the fleet in this order as the table that `container_table` describes, without sparklines."""
+    chosen = np.asarray(places, dtype=np.int64)
+    taken = pa.array(chosen)
+    facts, samples = fleet.known.table.select(_FACTS).take(taken), fleet.samples.take(taken)
+    rows: list[int] = chosen.tolist()
+    columns: dict[str, pa.Array | pa.ChunkedArray | list[Any]] = {name: facts[name] for name in _FACTS}
+    columns |= {name: samples[there] for name, there in _SAMPLED.items()}
+    levels = fleet.levels[chosen]
+    columns |= {
+        "level": pa.array(levels), "word": pa.array(_WORDS[levels]), "age_seconds": nullable(fleet.ages[chosen]),
+        "why": _of(fleet.judged, rows, lambda one: one.why, ""), "since": _of(fleet.since, rows, lambda at: at, None),
+        "unknown_reason": pc.fill_null(samples["unknown_reason"], ""),
+        "gpus": _of(fleet.gpus, rows, lambda on: [str(gpu["gpu_index"]) for gpu in on.rows], ()),
+        "gpu_uuids": _of(fleet.gpus, rows, lambda on: [str(gpu["gpu_uuid"]) for gpu in on.rows], ()),
+        "sm_ratio": _of(fleet.gpus, rows, lambda on: on.sm_ratio, None),
+        "gpu_memory_bytes": _of(fleet.gpus, rows, lambda on: on.memory_bytes, None),
+        "attribution": _of(fleet.gpus, rows, lambda on: on.attribution, ""),
+        "attribution_reason": _of(fleet.gpus, rows, lambda on: on.attribution_reason, ""),
+        "requests_per_second": _of(fleet.served, rows, lambda one: one.requests_per_second, None),
+        "error_ratio": _of(fleet.served, rows, lambda one: one.error_ratio, None),
+        "tokens_per_second": _of(fleet.served, rows, lambda one: one.tokens_per_second, None),
+        "ttft_p95_seconds": _of(fleet.ttft, rows, lambda p95: p95.value, None),
+        "ttft_p95_lower_seconds": _of(fleet.ttft, rows, lambda p95: p95.lower, None),
+        "ttft_p95_upper_seconds": _of(fleet.ttft, rows, lambda p95: p95.upper, None),
+        "ttft_state": _of(fleet.ttft, rows, lambda p95: p95.state, "not_measured"),
+    }  # fmt: skip
+    return pa.table({field.name: _as(columns[field.name], field.type) for field in _SCHEMA}, schema=_SCHEMA)
+
+
+def _of(known: Mapping[int, T], rows: Sequence[int], read: Callable[[T], object], otherwise: object) -> list[Any]:
+    """A column of which few rows have something to tell."""
+    if not known:
+        return [otherwise] * len(rows)
+    return [otherwise if (one := known.get(place)) is None else read(one) for place in rows]
+
+
+def _as(column: pa.Array | pa.ChunkedArray | list[Any], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    return pa.array(column, type=kind) if isinstance(column, list) else column.cast(kind)
 
 
 def container_table(
@@ -85,7 +111,6 @@ def container_table(
     text: str | None = None,
     level: int | None = None,
     limit: int = 2000,
-    trends: bool = True,
     limits: Thresholds | None = None,
 ) -> Answer:
     """Containers by severity, then name; at most `limit`.
@@ -98,17 +123,20 @@ def container_table(
     no_traffic, not_measured), restarts (last hour), started_at, cpu_spark and sm_spark (60 points over the window,
     NULL where unseen; CPU as share of its own peak 0-1, SM as ratio 0-1).
     Filters: image and text match anywhere, case ignored; text looks at name, tenant, image, host and team.
-    level: this severity or worse. trends False: the sparklines, most of the cost, are not read and are all NULL.
+    level: this severity or worse.
     """
-    found = live_containers(store, scope, window, host=host, limits=limits)
-    found = [c for c in found if _matches(c, image=image, state=state, text=text, level=level)][:limit]
-    rows = live_table(found)
+    fleet = live_fleet(store, scope, window, host=host, limits=limits)
+    matching = _matching(fleet, image=image, state=state, text=text, level=level)
+    rows = live_table(fleet, fleet.order[matching[fleet.order]][:limit])
     # All containers' trends are read in one go, which costs no more than ten; until the next round time they hold.
     start, end = _round(window.start), _round(window.end)
-    sparks = _sparks(store, scope, Window(start=start, end=end), host) if found and start < end else {}
+    sparks = _sparks(store, scope, Window(start=start, end=end), host) if rows.num_rows and start < end else {}
     for column in ("cpu_spark", "sm_spark"):
-        values = sparks.get(column, {})
-        rows = rows.append_column(column, pa.array([values.get(c.key) for c in found], type=pa.list_(pa.float32())))
+        drawn = pa.nulls(rows.num_rows, _LINE)
+        if column in sparks:
+            keys, lines = sparks[column]
+            drawn = lines.take(pc.index_in(rows["container_key"].combine_chunks(), value_set=keys))
+        rows = rows.append_column(column, drawn)
     return answer(store, scope, window, rows, EVERYTHING)
 
 
@@ -116,26 +144,37 @@ def _round(moment: datetime) -> datetime:
     return datetime.fromtimestamp(moment.timestamp() // _SPARK_SECONDS * _SPARK_SECONDS, UTC)
 
 
-def _matches(
-    container: LiveContainer, *, image: str | None, state: str | None, text: str | None, level: int | None
-) -> bool:
-    if image and image.lower() not in str(container.facts["image"]).lower():
-        return False
-    if state and state not in (container.state, container.health):
-        return False
-    if level is not None and container.judgement.level < level:
-        return False
-    if not text:
-        return True
-    places = (container.facts[name] for name in ("name", "tenant", "image", "host", "team"))
-    return any(text.lower() in str(place).lower() for place in places)
+def _matching(
+    fleet: LiveFleet, *, image: str | None, state: str | None, text: str | None, level: int | None
+) -> npt.NDArray[np.bool_]:
+    """Of each row of the fleet whether the filters leave it."""
+    kept = np.ones(len(fleet), dtype=np.bool_)
+    facts = fleet.known.table
+    if image:
+        kept &= _contains(facts["image"], image)
+    if state:
+        kept &= (fleet.samples["state"].to_numpy() == state) | (fleet.samples["health"].to_numpy() == state)
+    if level is not None:
+        kept &= fleet.levels >= level
+    if text:
+        found = np.zeros(len(fleet), dtype=np.bool_)
+        for name in ("name", "tenant", "image", "host", "team"):
+            found |= _contains(facts[name], text)
+        kept &= found
+    return kept
+
+
+def _contains(column: pa.ChunkedArray, text: str) -> npt.NDArray[np.bool_]:
+    wanted = text.lower()
+    return np.array([wanted in str(word).lower() for word in column.to_numpy()], dtype=np.bool_)
 
 
 @shared_for(_SPARK_SECONDS)
-def _sparks(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, dict[str, list[float | None]]]:
+def _sparks(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, tuple[pa.Array, pa.ListArray]]:
+    """Column -> the containers seen, and the line of each."""
     tier = resolution(window, finest_seconds=15, most_points=SPARK_POINTS)
     where = during(of_tenants(scope, host=host), window, tier)
-    sparks: dict[str, dict[str, list[float | None]]] = {"cpu_spark": {}, "sm_spark": {}}
+    sparks: dict[str, tuple[pa.Array, pa.ListArray]] = {}
     for column, table, expression in (
         ("cpu_spark", "container_samples", tier.rate("cpu_seconds")),
         ("sm_spark", "container_gpu_samples", tier.mean("sm_ratio")),
@@ -145,11 +184,18 @@ def _sparks(store: Store, scope: Scope, window: Window, host: str | None) -> dic
             f" FROM {tier.table(table)} WHERE {where.sql} AND container_key != '' GROUP BY container_key, bucket",
             where.parameters,
         )
-        for key, series in on_grid(found, window, tier.step_seconds, ("container_key",)).items():
-            values = series["value"]
-            peak = np.nanmax(values) if column == "cpu_spark" and not np.isnan(values).all() else 1.0
-            scaled = values / peak if peak > 0 else values
-            sparks[column][str(key[0])] = [None if math.isnan(v) else float(v) for v in scaled]
+        laid = on_grid(found, window, tier.step_seconds, ("container_key",))
+        if not laid:
+            continue
+        lines = np.stack([series["value"] for series in laid.values()])
+        if column == "cpu_spark":
+            peaks = np.fmax.reduce(lines, axis=1, keepdims=True)
+            lines = lines / np.where(peaks > 0, peaks, 1.0)
+        points = pa.array(lines.ravel().astype(np.float32), from_pandas=True)
+        sparks[column] = (
+            pa.array([str(key[0]) for key in laid]),
+            pa.FixedSizeListArray.from_arrays(points, lines.shape[1]).cast(_LINE),
+        )
     return sparks
 
 
@@ -161,9 +207,11 @@ def container_header(
     owner, container_id, image_digest, image_created_at, compose_project, compose_service, user, exit_code, error,
     created_at, restart_count (ever), gpu_request (as typed), privileged, labels (map, redacted).
     """
-    every = live_containers(store, scope, window, limits=limits)
-    found = [container for container in every if container.key == container_key]
-    rows = live_table(found)
+    fleet = live_fleet(store, scope, window, limits=limits)
+    place = fleet.known.keys.get(container_key)
+    chosen = [] if place is None else [place]
+    rows = live_table(fleet, chosen)
+    found = fleet.known.table.take(pa.array(chosen, pa.int64()))
     more = (
         ("owner", pa.string()), ("container_id", pa.string()), ("image_digest", pa.string()),
         ("image_created_at", _TIME), ("compose_project", pa.string()), ("compose_service", pa.string()),
@@ -171,8 +219,8 @@ def container_header(
         ("restart_count", pa.int64()), ("gpu_request", pa.string()),
     )  # fmt: skip
     for name, kind in more:
-        rows = rows.append_column(name, pa.array([c.facts[name] for c in found], type=kind))
-    rows = rows.append_column("privileged", pa.array([bool(c.facts["privileged"]) for c in found], type=pa.bool_()))
+        rows = rows.append_column(name, found[name].cast(kind))
+    rows = rows.append_column("privileged", found["privileged"].cast(pa.bool_()))
     where = of_tenants(scope).also("container_key = {key:String}", key=container_key)
     labels = {
         row["container_id"]: row["labels"]
@@ -181,7 +229,9 @@ def container_header(
         ).to_pylist()
     }
     kind = pa.map_(pa.string(), pa.string())
-    rows = rows.append_column("labels", pa.array([labels.get(c.facts["container_id"]) for c in found], type=kind))
+    rows = rows.append_column(
+        "labels", pa.array([labels.get(key) for key in found["container_id"].to_pylist()], type=kind)
+    )
     return answer(store, scope, window, rows, EVERYTHING)
 
 

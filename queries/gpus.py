@@ -17,7 +17,7 @@ from fleet.model import Scope, Window
 from fleet.severity import BRAKE_BIT, THERMAL_BITS, GpuFacts, Thresholds, judge_gpu
 from queries.answer import Answer
 from queries.freshness import NVML, answer
-from queries.live import LiveContainer, live_containers
+from queries.live import LiveFleet, live_containers, live_fleet
 from queries.newest import gpu_names, newest_gpus, newest_shares
 from queries.parts import device_parts
 from queries.resolution import grid, on_grid, resolution, series_table
@@ -31,13 +31,12 @@ Series = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 def _holders(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """GPU uuid -> its containers' newest rows (key "" = what nobody owns), those not given back a while ago."""
-    newest: dict[str, datetime] = {}
+    newest: dict[str, int] = {}
     for row in rows:
-        at: datetime = row["newest"]
-        newest[row["gpu_uuid"]] = max(at, newest.get(row["gpu_uuid"], at))
+        newest[row["gpu_uuid"]] = max(row["newest_ms"], newest.get(row["gpu_uuid"], 0))
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if (newest[row["gpu_uuid"]] - row["newest"]).total_seconds() <= 90:
+        if newest[row["gpu_uuid"]] - row["newest_ms"] <= 90_000:
             found.setdefault(row["gpu_uuid"], []).append(row)
     return found
 
@@ -47,6 +46,24 @@ def _numbers(values: Iterable[object]) -> list[float]:
 
 
 @shared
+def gpu_rows(
+    store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
+) -> list[dict[str, Any]]:
+    """The rows of `gpu_table` as Python ones, for the questions that look at each; shared, so not to be changed."""
+    thresholds = limits or Thresholds()
+    samples = {str(row["gpu_uuid"]): row for row in newest_gpus(store, scope, window, host=host)}
+    holders = _holders(newest_shares(store, scope, window, host=host))
+    containers = live_fleet(store, scope, window, host=host, limits=limits)
+    rows: list[dict[str, Any]] = []
+    for fact in gpu_names(store):
+        uuid = str(fact["gpu_uuid"])
+        sample = samples.get(uuid)
+        if sample is None and (scope.tenants is not None or (host is not None and fact["host"] != host)):
+            continue
+        rows.append(_gpu_row(fact, sample or {}, holders.get(uuid, []), containers, window, scope, thresholds))
+    return rows
+
+
 def gpu_table(
     store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
 ) -> Answer:
@@ -55,21 +72,12 @@ def gpu_table(
     Columns: level, word, why, host, gpu_uuid, parent_uuid, gpu_index, name, mig_profile, state, age_seconds,
     busy_ratio, sm_ratio, sm_source (gpm, processes, busy, unknown), memory_used_bytes, memory_total_bytes,
     power_watts, power_limit_watts, temperature_celsius, sm_clock_mhz, throttle_reasons (bits), thermal (bool),
-    ecc_uncorrected and ecc_corrected (last hour), remapped_rows, xid (last hour), process_count,
+    ecc_uncorrected and ecc_corrected (last hour), remapped_rows, xid (last hour: the worst, then latest),
+    process_count,
     holders (container names), holder_keys, tenants, use (free, held_idle, low, busy, unknown),
     held_memory_bytes (by containers), unattributed_memory_bytes (NULL for a limited scope).
     """
-    thresholds = limits or Thresholds()
-    samples = {str(row["gpu_uuid"]): row for row in newest_gpus(store, scope, window, host=host)}
-    holders = _holders(newest_shares(store, scope, window, host=host))
-    containers = {c.key: c for c in live_containers(store, scope, window, host=host, limits=limits)}
-    rows: list[dict[str, object]] = []
-    for fact in gpu_names(store):
-        uuid = str(fact["gpu_uuid"])
-        sample = samples.get(uuid)
-        if sample is None and (scope.tenants is not None or (host is not None and fact["host"] != host)):
-            continue
-        rows.append(_gpu_row(fact, sample or {}, holders.get(uuid, []), containers, window, scope, thresholds))
+    rows = gpu_rows(store, scope, window, host=host, limits=limits)
     schema = pa.schema(
         [
             ("level", pa.int8()), ("word", pa.string()), ("why", pa.string()), ("host", pa.string()),
@@ -92,7 +100,7 @@ def _gpu_row(
     fact: dict[str, object],
     sample: dict[str, object],
     on_it: list[Mapping[str, Any]],
-    containers: dict[str, LiveContainer],
+    containers: LiveFleet,
     window: Window,
     scope: Scope,
     limits: Thresholds,
@@ -112,7 +120,7 @@ def _gpu_row(
         active = sm >= limits.idle_sm_ratio
         use = ("busy" if sm >= 0.5 else "low") if active else ("held_idle" if held else "free")
     temperature = sample.get("temperature")
-    xid, pending, step = sample.get("last_xid"), sample.get("pending"), sample.get("step")
+    xid, pending, step = sample.get("worst_xid"), sample.get("pending"), sample.get("step")
     judgement = judge_gpu(
         GpuFacts(
             state=str(sample.get("state") or "ok"),
@@ -150,9 +158,9 @@ def _gpu_row(
     }  # fmt: skip
 
 
-def _name_of(containers: dict[str, LiveContainer], key: str) -> str:
-    container = containers.get(key)
-    return str(container.facts["name"]) if container else key.partition(":")[2]
+def _name_of(containers: LiveFleet, key: str) -> str:
+    place = containers.known.keys.get(key)
+    return key.partition(":")[2] if place is None else containers.known.table["name"][place].as_py()
 
 
 def gpu_funnel(
@@ -163,7 +171,7 @@ def gpu_funnel(
     allocated = held by a container; active = at or above the idle SM share; effective = at least half used. MIG
     devices count by their parent. A limited scope has no "total": free capacity is not its business.
     """
-    rows = gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
+    rows = gpu_rows(store, scope, window, host=host, limits=limits)
     whole = [row for row in rows if not row["parent_uuid"]]
     slices: dict[str, list[dict[str, object]]] = {}
     for row in rows:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute  # its functions are made at run time, no type checker sees them
 
 from fleet.latency import Quantile, quantile_from_buckets
 from fleet.model import Scope, Window
@@ -16,16 +17,17 @@ from fleet.severity import Level, Thresholds
 from queries.answer import Answer
 from queries.containers import live_table
 from queries.freshness import EVERYTHING, NVML, answer
-from queries.gpus import gpu_table
-from queries.live import live_containers
+from queries.gpus import gpu_rows
+from queries.live import live_fleet
 from queries.newest import NOW, Rows, newest_gpus, newest_inference, newest_samples, newest_ttft
 from queries.parts import device_parts
 from queries.resolution import RAW_UP_TO, Resolution, grid, on_grid, resolution
 from queries.scoping import Where, during, last, of_gpus, of_tenants
 from queries.sharing import shared_for
-from queries.status import source_status
+from queries.status import source_freshness
 from store import Store
 
+pc: Any = pyarrow.compute
 SPARK_POINTS = 60
 #: Trends hold whole points only, so nothing but late rows changes them until the next one is full.
 _SPARK_SECONDS = 30.0
@@ -43,16 +45,18 @@ def fleet_numbers(
     tokens_per_second, warnings, criticals.
     "Now" is the mean of the last 5 minutes, and is compared with the 5 minutes before the window began.
     """
-    containers = live_containers(store, scope, window, host=host, limits=limits)
-    gpus = gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
+    containers = live_fleet(store, scope, window, host=host, limits=limits)
+    gpus = gpu_rows(store, scope, window, host=host, limits=limits)
     whole = [row for row in gpus if not row["parent_uuid"]]
     tier = resolution(window, finest_seconds=60, most_points=SPARK_POINTS)
     drawn = _whole_points(window, tier)
     rates = _rates(store, scope, drawn, host, tier) if drawn else {}
+    running = int(np.count_nonzero(containers.samples["state"].to_numpy() == "running"))
+    seen = "ok" if len(containers) else "not_measured"
     rows: list[dict[str, object]] = [
         {
-            "name": "containers_running", "value": sum(c.state == "running" for c in containers),
-            "total": len(containers), "state": "ok" if containers else "not_measured",
+            "name": "containers_running", "value": running,
+            "total": len(containers), "state": seen,
             **_sparked(rates.get("running")),
         },
         {
@@ -66,11 +70,8 @@ def fleet_numbers(
             **_sparked(rates.get("memory")),
         },
     ]  # fmt: skip
-    memory = _sum(c.memory_working_set_bytes for c in containers)
-    restarts = sum(c.restarts for c in containers) if containers else None
-    seen = "ok" if containers else "not_measured"
-    rows.append({"name": "memory_working_set_bytes", "value": memory, "state": seen})
-    rows.append({"name": "restarts", "value": restarts, "state": seen})
+    for name, column in (("memory_working_set_bytes", "memory_bytes"), ("restarts", "restarts")):
+        rows.append({"name": name, "value": pc.sum(containers.samples[column]).as_py(), "state": seen})
     now = _now(store, scope, window, host)
     then = _then(store, scope, _before(window), host)
     for name in _RATE_NAMES:
@@ -80,7 +81,7 @@ def fleet_numbers(
                      "spark": rates.get(name, [])})  # fmt: skip
     rows.append(_ttft(store, scope, window, host))
     for name, level in (("warnings", Level.WARNING), ("criticals", Level.CRITICAL)):
-        count = sum(c.judgement.level == level for c in containers) + sum(row["level"] == level for row in whole)
+        count = containers.count(level) + sum(row["level"] == level for row in whole)
         rows.append({"name": name, "value": count, "state": "ok"})
     schema = pa.schema(
         [("name", pa.string()), ("value", pa.float64()), ("previous", pa.float64()), ("total", pa.float64()),
@@ -155,7 +156,11 @@ _SUMMED = ("container_samples", "gpu_samples", "inference_samples")
 
 def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
     """The rates of the last minutes, from what the live fleet was read for."""
-    cpu = _shared_time(newest_samples(store, scope, window, host=host), "host", _mean_cpu)
+    cpu = _shared_time(
+        newest_samples(store, scope, window, host=host).select(["host", "own_seconds", "mean_cpu_cores"]).to_pylist(),
+        "host",
+        _mean_cpu,
+    )
     served = newest_inference(store, scope, window, host=host)
     found: dict[str, float | None] = {
         "cpu_cores": cpu,
@@ -325,8 +330,8 @@ def worst_containers(
     limits: Thresholds | None = None,
 ) -> Answer:  # fmt: skip
     """The `limit` containers in most trouble; columns of `containers.container_table` without sparklines."""
-    found = live_containers(store, scope, window, host=host, limits=limits)
-    return answer(store, scope, window, live_table(found[:limit]), EVERYTHING)
+    found = live_fleet(store, scope, window, host=host, limits=limits)
+    return answer(store, scope, window, live_table(found, found.order[:limit]), EVERYTHING)
 
 
 def verdict(
@@ -335,18 +340,19 @@ def verdict(
     """The page's sentence, one row: criticals, warnings, unknowns, sources_fresh, sources_total, worst_key,
     worst_name, worst_tenant, worst_level, worst_word, worst_why, since (empty or NULL when nothing is wrong).
     """
-    containers = live_containers(store, scope, window, host=host, limits=limits)
-    gpus = gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
+    containers = live_fleet(store, scope, window, host=host, limits=limits)
+    gpus = gpu_rows(store, scope, window, host=host, limits=limits)
     sources = [
-        row for row in source_status(store, scope, window, host=host).rows.to_pylist()
+        row for row in source_freshness(store, scope, window, host=host)
         if row["state"] != "absent" and row["source"] != "synthetic"
     ]  # fmt: skip
-    levels = [int(c.judgement.level) for c in containers] + [row["level"] for row in gpus]
-    worst = containers[0] if containers and containers[0].judgement.level >= Level.WARNING else None
+    counts = {level: containers.count(level) + sum(row["level"] == level for row in gpus) for level in Level}
+    first = containers.containers(containers.order[:1].tolist())
+    worst = first[0] if first and first[0].judgement.level >= Level.WARNING else None
     gpu = max(gpus, key=lambda row: row["level"], default=None)
     row: dict[str, object] = {
-        "criticals": levels.count(Level.CRITICAL), "warnings": levels.count(Level.WARNING),
-        "unknowns": levels.count(Level.UNKNOWN), "sources_fresh": sum(r["state"] in ("ok", "partial") for r in sources),
+        "criticals": counts[Level.CRITICAL], "warnings": counts[Level.WARNING],
+        "unknowns": counts[Level.UNKNOWN], "sources_fresh": sum(r["state"] in ("ok", "partial") for r in sources),
         "sources_total": len(sources), "worst_key": "", "worst_name": "", "worst_tenant": "", "worst_level": 0,
         "worst_word": "ok", "worst_why": "", "since": None,
     }  # fmt: skip
@@ -389,11 +395,10 @@ def host_map(
             "use": row["use"], "ratio": row["sm_ratio"], "memory_used_bytes": row["memory_used_bytes"],
             "memory_total_bytes": row["memory_total_bytes"],
         }
-        for row in gpu_table(store, scope, window, host=host, limits=limits).rows.to_pylist()
+        for row in gpu_rows(store, scope, window, host=host, limits=limits)
     ]  # fmt: skip
-    for c in live_containers(store, scope, window, host=host, limits=limits):
-        if c.gpus:
-            continue
+    fleet = live_fleet(store, scope, window, host=host, limits=limits)
+    for c in fleet.containers([place for place in range(len(fleet)) if not fleet.has_gpus(place)]):
         ratio = None
         if c.memory_working_set_bytes is not None and c.memory_limit_bytes:
             ratio = c.memory_working_set_bytes / c.memory_limit_bytes

@@ -64,9 +64,12 @@ def polls(store: Store, window: Window, memory: timedelta) -> list[Polls]:
 
     for row in _hours(store, oldest_ms // _HOUR_MS, cut):
         of(row).add(row, inside=first_whole <= row["hour"] < cut)
-    for row in _tail(store, cut * _HOUR_MS, max(start_ms, cut * _HOUR_MS), end_ms):
+    after_ms, hour_ms = max(start_ms, cut * _HOUR_MS), end_ms - _HOUR_MS
+    # Pages ask for the day and for the last hour: both are in one reading.
+    of_hour = after_ms == hour_ms
+    for row in _tail(store, cut * _HOUR_MS, cut * _HOUR_MS if of_hour else after_ms, end_ms):
         one = of(row)
-        one.add(row, inside=True)
+        one.add({**row, "good": row["good_hour"], "tried": row["tried_hour"]} if of_hour else row, inside=True)
         one.good_last_hour_seconds += row["good_hour"]
     if start_ms < (head_ms := min(first_whole, cut) * _HOUR_MS):
         for row in _between(store, start_ms, head_ms):
@@ -114,7 +117,8 @@ def _tail(store: Store, cut_ms: int, start_ms: int, end_ms: int) -> list[dict[st
     return store.query(
         f"""
         SELECT source, target, {_GOOD} AND {_after("start_ms")}) AS good, {_GOOD} AND {_after("hour_ms")}) AS good_hour,
-            sumIf(toFloat64(interval_seconds), {_after("start_ms")}) AS tried, {_COLUMNS}
+            sumIf(toFloat64(interval_seconds), {_after("start_ms")}) AS tried,
+            sumIf(toFloat64(interval_seconds), {_after("hour_ms")}) AS tried_hour, {_COLUMNS}
         FROM source_runs WHERE {_after("cut_ms")} AND NOT {_after("end_ms")} GROUP BY source, target
         """,
         {"cut_ms": cut_ms, "start_ms": start_ms, "end_ms": end_ms, "hour_ms": end_ms - _HOUR_MS},

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from fleet.latency import fewest_observations
 from fleet.model import Window
 from fleet.severity import Thresholds
-from queries.resolution import Resolution, moment
+from queries.resolution import Resolution, epoch_ms, moment
 from queries.scoping import Where, during, since_minute
 from queries.sharing import KEPT_SECONDS, Frozen, frozen, round_time_before, shared_for, thawed
 from store import Store
@@ -23,6 +23,9 @@ _MINUTES = Resolution(suffix="_1m", step_seconds=60)
 _DAY = timedelta(days=1)
 #: Buckets are heavier than gauges, so slowness is followed back less far.
 _SLOW_BACK = timedelta(hours=6)
+#: Rows come so late after the minute they tell of; what is older is read again once in so many seconds only.
+_LATE = timedelta(minutes=1)
+_MINUTES_KEPT_SECONDS = 30.0
 #: Rule -> table and the condition under which a minute was fine, over all its rows: a rollup's may be unmerged.
 _FINE = {
     "memory": (
@@ -32,6 +35,44 @@ _FINE = {
     "throttled": ("container_samples", "sum(cpu_throttled_periods) < {throttled:Float64} * sum(cpu_periods)"),
     "errors": ("inference_samples", "sum(requests) > 0 AND sum(errors) < {errors:Float64} * sum(requests)"),
 }
+
+
+#: Rule -> kinds of events, the newest of which began the trouble.
+_EVENTS = {"oom": ("oom",), "health": ("health_status",), "state": ("die", "pause"), "restarts": ("die",)}
+_WEEK = timedelta(days=7)
+
+
+def trouble_since(
+    store: Store, where: Where, window: Window, rules: Mapping[str, str], limits: Thresholds
+) -> dict[str, datetime]:
+    """Container key -> since when the rule holds that it is in trouble by; absent when that cannot be told.
+
+    rules: container key -> rule of its judgement.
+    """
+    beyond = {rule: [key for key, own in rules.items() if own == rule] for rule in (*_FINE, "ttft")}
+    found = {key: at for (_, key), at in beyond_since(store, where, window, beyond, limits).items()}
+    told = {key: rule for key, rule in rules.items() if rule in _EVENTS}
+    if not told:
+        return found
+    asked = during(
+        where.also("container_key IN {troubled:Array(String)}", troubled=list(told)),
+        Window(start=window.end - _WEEK, end=window.end),
+    )
+    events = store.query(
+        f"""
+        SELECT container_key, kind, toUnixTimestamp64Milli(max(at)) AS newest_ms,
+            toUnixTimestamp64Milli(minIf(at, at > fromUnixTimestamp64Milli({{shown_start:Int64}}, 'UTC'))) AS shown_ms
+        FROM events WHERE {asked.sql} GROUP BY container_key, kind
+        """,
+        {**asked.parameters, "shown_start": epoch_ms(window.start)},
+    ).to_pylist()
+    for row in events:
+        rule = told[row["container_key"]]
+        # A crash loop began with its first end that the page shows, everything else with the newest event.
+        at = moment((row["shown_ms"] if rule == "restarts" and row["shown_ms"] > 0 else row["newest_ms"]) / 1000)
+        if row["kind"] in _EVENTS[rule] and at is not None:
+            found[row["container_key"]] = max(at, found.get(row["container_key"], at))
+    return found
 
 
 def beyond_since(
@@ -72,19 +113,29 @@ def _slow_since(
     store: Store, where: Where, window: Window, keys: Sequence[str], limits: Thresholds
 ) -> dict[str, datetime]:
     """Per container: the minute after the last one whose p95 was within the limit."""
-    cut = round_time_before(window.end)
     limit = limits.ttft_warning_seconds
-    found = _last_fine(store, where, since_minute(cut, window), keys, limit, _RAW)
-    if missing := tuple(sorted(set(keys) - set(found))):
-        found = found | _last_fine_before(store, where.sql, frozen(where.parameters), missing, cut, limit)
+    cut = round_time_before(window.end)
+    minute = window.end.replace(second=0, microsecond=0) - _LATE
+    found = _last_fine(store, where, since_minute(minute, window), keys, limit, _RAW)
+    own = (where.sql, frozen(where.parameters))
+    for read, start, end in ((_fine_in_minutes, cut, minute), (_fine_before, cut - _SLOW_BACK, cut)):
+        if (missing := tuple(sorted(set(keys) - set(found)))) and start < end:
+            found |= read(store, *own, missing, Window(start=start, end=end), limit)
     return {key: at + timedelta(minutes=1) for key, at in found.items()}
 
 
-@shared_for(KEPT_SECONDS)
-def _last_fine_before(
-    store: Store, sql: str, parameters: Frozen, keys: tuple[str, ...], cut: datetime, limit: float
+@shared_for(_MINUTES_KEPT_SECONDS)
+def _fine_in_minutes(
+    store: Store, sql: str, parameters: Frozen, keys: tuple[str, ...], span: Window, limit: float
 ) -> dict[str, datetime]:
-    span = Window(start=cut - _SLOW_BACK, end=cut)
+    raw = since_minute(span.start, Window(start=span.start, end=span.end - timedelta(milliseconds=1)))
+    return _last_fine(store, Where(sql, thawed(parameters)), raw, keys, limit, _RAW)
+
+
+@shared_for(KEPT_SECONDS)
+def _fine_before(
+    store: Store, sql: str, parameters: Frozen, keys: tuple[str, ...], span: Window, limit: float
+) -> dict[str, datetime]:
     return _last_fine(store, Where(sql, thawed(parameters)), span, keys, limit, _MINUTES)
 
 

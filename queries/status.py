@@ -13,6 +13,7 @@ from queries.freshness import EVERYTHING, answer
 from queries.polls import Polls, polls, silences
 from queries.resolution import epoch_ms
 from queries.scoping import Where, during, last, of_tenants
+from queries.sharing import shared
 from store import Store
 
 DAY = timedelta(days=1)
@@ -28,6 +29,19 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
     coverage_hour and coverage_day (0-1; None = not expected then).
     A limited scope sees one row per source with state and age only: targets name hosts of others.
     """
+    return _source_table(store, scope, window, _source_rows(store, scope, window, host, whole=True))
+
+
+@shared
+def source_freshness(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> list[dict[str, Any]]:
+    """`source_status` as far as every page needs it: rows with source, target, state, age_seconds and reason.
+
+    The polls themselves are read only while one of them failed: a look in a calm fleet costs no more than the sums.
+    """
+    return _source_rows(store, scope, window, host, whole=False)
+
+
+def _source_rows(store: Store, scope: Scope, window: Window, host: str | None, *, whole: bool) -> list[dict[str, Any]]:
     visible = scope.tenants is None or bool(scope.tenants)
     # The past day from its first full hour on: whole hours are kept, a broken one would be read with every look.
     begin = -(-(window.end - DAY).timestamp() // 3600) * 3600
@@ -36,11 +50,13 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
         run for run in polls(store, day, timedelta()) if visible
         and (host is None or run.target == host or run.source in ("prometheus", "synthetic"))
     ]  # fmt: skip
-    newest = _newest_polls(store, window, runs)
     failing = {(run.source, run.target) for run in runs if run.state == "failed"}
-    since = _failing_since(store, window, failing) if failing else {}
+    # What is not fine, or is partly there, says why in its newest poll.
+    told = whole or any(run.state not in ("ok", "absent") for run in runs)
+    newest = _newest_polls(store, window, runs) if told else {}
+    since = _failing_since(store, window, failing) if failing and whole else {}
     end_ms = epoch_ms(window.end)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for run in runs:
         row = newest.get((run.source, run.target), {})
         silent = (end_ms - run.newest_ms) / 1000 > max(15.0, 3.0 * run.step_seconds)
@@ -69,6 +85,10 @@ def source_status(store: Store, scope: Scope, window: Window, *, host: str | Non
     rows.sort(key=lambda row: (order.get(str(row["state"]), 0), str(row["source"]), str(row["target"])))
     if scope.tenants is not None:
         rows = _freshness_only(rows)
+    return rows
+
+
+def _source_table(store: Store, scope: Scope, window: Window, rows: list[dict[str, Any]]) -> Answer:
     schema = pa.schema(
         [
             ("source", pa.string()), ("target", pa.string()), ("state", pa.string()), ("age_seconds", pa.float64()),

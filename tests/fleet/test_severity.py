@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleet.severity import (
+    ContainerColumns,
     ContainerFacts,
     GpuFacts,
     Level,
     Thresholds,
+    containers_in_trouble,
     is_stale,
     judge_container,
     judge_gpu,
@@ -104,3 +111,54 @@ def test_each_gpu_rule_has_its_level_and_its_sentence(facts: dict[str, object], 
 )
 def test_spans_are_said_in_their_two_largest_units(seconds: int, words: str):
     assert span_words(seconds) == words
+
+
+def around(*limits: float) -> st.SearchStrategy[float]:
+    """Values at, just below and just above where fine ends, and others."""
+    edges = [value for limit in limits for value in (limit, np.nextafter(limit, -1.0), np.nextafter(limit, 1e9))]
+    return st.sampled_from([0.0, *map(float, edges)]) | st.floats(0.0, 2.0 * max(limits))
+
+
+CONTAINERS = st.builds(
+    ContainerFacts,
+    state=st.sampled_from(["running", "exited", "created", "restarting", "paused", "dead", "removing", ""]),
+    health=st.sampled_from(["", "healthy", "unhealthy", "starting"]),
+    exit_code=st.none() | st.sampled_from([0, 1, 137, -1]),
+    error=st.sampled_from(["", "no such device"]),
+    age_seconds=st.none() | around(15.0, 45.0),
+    interval_seconds=st.sampled_from([1.0, 5.0, 15.0]),
+    restarts=st.integers(0, 4),
+    oom_kills=st.integers(0, 2),
+    memory_ratio=st.none() | around(0.9),
+    throttled_ratio=st.none() | around(0.25),
+    error_ratio=st.none() | around(0.01, 0.05),
+    ttft_p95_seconds=st.none() | around(2.0, 5.0),
+    endpoint_up=st.none() | st.booleans(),
+    idle_gpus=st.integers(0, 2),
+    idle_seconds=st.none() | around(3600.0),
+)
+
+
+def columns_of(many: list[ContainerFacts]) -> ContainerColumns:
+    def column(name: str) -> np.ndarray:
+        values = [getattr(facts, name) for facts in many]
+        if name in {"state", "health", "error"}:
+            return np.array(values, dtype=object)
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    return ContainerColumns(**{field.name: column(field.name) for field in fields(ContainerColumns)})
+
+
+@given(many=st.lists(CONTAINERS, min_size=1, max_size=30), restarts_critical=st.integers(0, 3))
+def test_judged_all_at_once_exactly_those_are_in_trouble_that_are_so_one_by_one(
+    many: list[ContainerFacts], restarts_critical: int
+):
+    limits = Thresholds(restarts_critical=restarts_critical)
+    one_by_one = [judge_container(facts, limits).level > Level.OK for facts in many]
+    assert containers_in_trouble(columns_of(many), limits).tolist() == one_by_one
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(ContainerFacts)])
+def test_every_fact_that_is_judged_has_a_column_or_only_words_the_sentence(field: str):
+    only_words = {"ttft_at_least", "idle_peak_ratio"}
+    assert (field in only_words) != (field in {column.name for column in fields(ContainerColumns)})

@@ -104,7 +104,7 @@ def test_many_different_moments_answer_the_same(tmp_path):
     with embedded_store(tmp_path) as store:
         store.append(Batch(token="apart", rows=tuple(rows)))
         found = newest_samples(store, EVERYONE, HOUR)
-    assert sorted(row["memory_bytes"] for row in found) == list(range(150))
+    assert sorted(found["memory_bytes"].to_pylist()) == list(range(150))
 
 
 def minute_rows(at: datetime, *, throttled: bool) -> list[list[Row]]:
