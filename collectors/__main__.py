@@ -100,7 +100,9 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
     # Each command imports what it needs: check-config must not take a second to load an engine.
     if options.command == "check-config":
         from collectors import check_config
+        from collectors.prometheus_profiles import profiles_of
 
+        profiles_of(settings)  # its mistakes are mistakes of the settings
         print(check_config.as_json(settings) if options.json else check_config.as_text(settings))
         return FINE
     logging.basicConfig(

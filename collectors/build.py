@@ -57,17 +57,27 @@ def nvml_sources(settings: Settings, inventory: Inventory, *, remember: bool = F
     return [NvmlSource(settings.nvml, inventory, host=settings.general.host, idle_file=idle_file, release=release)]
 
 
-def prometheus_sources(settings: Settings, inventory: Inventory) -> list[Source]:
-    """One source for each server. Raises SettingsError when the tenant rules cannot be used."""
+def prometheus_sources(settings: Settings, inventory: Inventory, store: Store | None = None) -> list[Source]:
+    """One source for each server. Raises SettingsError when the tenant rules or metric profiles cannot be used.
+
+    store: the common one, so that what another host's collector sees is not counted a second time by an exporter.
+    """
     if not settings.prometheus:
         return []
     from collectors.prometheus_claims import Claims
+    from collectors.prometheus_exporters import Seen
+    from collectors.prometheus_profiles import profiles_of
+    from collectors.prometheus_seen import SeenInStore
     from collectors.sources.prometheus import PrometheusSource
 
+    profiles = profiles_of(settings)
+    seen = Seen if store is None else SeenInStore(store)
     claims = Claims()  # one for all: a container that two servers scrape is counted once
     tenancy = build_tenancy(settings)
     return [
-        PrometheusSource(server, inventory, rules=settings.endpoints, claims=claims, tenancy=tenancy)
+        PrometheusSource(
+            server, inventory, rules=settings.endpoints, profiles=profiles, claims=claims, tenancy=tenancy, seen=seen
+        )
         for server in settings.prometheus
     ]
 

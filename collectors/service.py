@@ -162,7 +162,7 @@ class _Service:
         ]
         return [
             *(Overheard(source, keeper.hear) for source in overheard),
-            *build.prometheus_sources(settings, inventory),
+            *build.prometheus_sources(settings, inventory, store.store),
             jobs,
         ]
 

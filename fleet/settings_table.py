@@ -48,6 +48,7 @@ class General:
 
     data_dir: str = setting("data", "Folder of the embedded store, the spool and the gateway's tokens")
     host: str = setting("", "Name of this machine in every row; empty = the name the system gives", rule=host_name)
+    profiles_dir: str = setting("", "Folder with metric profiles of your own (*.toml), beside those of the product")
     log_level: str = setting("info", "How much is logged", rule=one_of("debug", "info", "warning", "error"))
 
 
