@@ -37,6 +37,7 @@ ANOTHER_TENANT = "another tenant's container"
 class GpuUse:
     """What was seen of one container on one GPU. None = never known.
 
+    `seen_at`: when the newest reading of it was taken.
     `last_used_at`: when it last had a process or ran there at or above the idle threshold; None = not in the span.
     `unasked_since`: when it was first seen with a process or running there without holding the GPU.
     `quiet_seconds`, `unknown_seconds`: of the last `held_unused_after_seconds` in which it held the GPU: how long it
@@ -46,6 +47,7 @@ class GpuUse:
     gpu_uuid: str
     held: bool
     held_since: datetime | None = None
+    seen_at: datetime | None = None
     last_used_at: datetime | None = None
     unasked_since: datetime | None = None
     memory_max_bytes: int | None = None

@@ -32,6 +32,8 @@ _SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 #: Share of a span that must be seen before its quiet counts; polls that came late are no reason to say nothing.
 _SEEN_ENOUGH = 0.9
 _ENDED_SECONDS = 600.0
+#: Without a reading for so long, nobody knows what a device is used for.
+_UNREAD_SECONDS = 600.0
 
 
 def check(claims: Sequence[Claim], rules: Rules) -> tuple[Violation, ...]:
@@ -240,6 +242,20 @@ def _unknown(claim: Claim, rules: Rules) -> Violation | None:
             kind="unknown", severity="info", container_key=claim.container_key, gpu_uuids=(), sentence=sentence,
             since=claim.started_at, evidence={"request": claim.request},
         )  # fmt: skip
+    unread = _unread(claim, rules)
+    if unread:
+        seen = [use.seen_at for use in claim.uses if use.gpu_uuid in unread]
+        newest = None if len(seen) < len(unread) or None in seen else min(at for at in seen if at is not None)
+        when = f"in the last {span_words(rules.span_seconds)}" if newest is None else rules.since(newest).strip()
+        verb = "they have" if len(unread) > 1 else "it has"
+        sentence = (
+            f"Not known: whether {claim.name} uses {rules.names(unread)}, which it holds: {verb} not been read {when}."
+            " Is the collector's NVML source running there?"
+        )
+        return Violation(
+            kind="unknown", severity="info", container_key=claim.container_key, gpu_uuids=unread, sentence=sentence,
+            since=newest, evidence={"unread": str(len(unread)), "held": str(len(claim.held))},
+        )  # fmt: skip
     least = (1 - _SEEN_ENOUGH) * rules.held_unused_after_seconds
     blind = [use for use in claim.uses if use.held and use.last_used_at is None and use.unknown_seconds > least]
     if not blind:
@@ -260,6 +276,19 @@ def _unknown(claim: Claim, rules: Rules) -> Violation | None:
 _JUDGES: tuple[Callable[[Claim, Rules], Violation | None], ...] = (
     _failed_start, _requested_absent, _uses_unasked, _asked_all, _held_unused, _privileged_reach, _unknown,
 )  # fmt: skip
+
+
+def _unread(claim: Claim, rules: Rules) -> tuple[str, ...]:
+    """Devices it holds of which no reading is recent; none for a container too young to have been read."""
+    if claim.started_at is not None and (rules.at - claim.started_at).total_seconds() < _UNREAD_SECONDS:
+        return ()
+    current = {
+        use.gpu_uuid
+        for use in claim.uses
+        if use.seen_at is None or (rules.at - use.seen_at).total_seconds() < _UNREAD_SECONDS
+    }
+    current |= {rules.parents[uuid] for uuid in current if uuid in rules.parents}  # read in its MIG devices
+    return tuple(uuid for uuid in claim.held if uuid not in current)
 
 
 def _seen_quiet(use: GpuUse | None) -> bool:

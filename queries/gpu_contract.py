@@ -222,6 +222,7 @@ def _seen(store: Store, where: Where, span: Window, idle_below_ratio: float) -> 
             gpu_uuid=row["gpu_uuid"],
             held=bool(row["held_last"]) and row["newest"] >= current,
             held_since=moment(row["held_first"]),
+            seen_at=_end_of(row["newest"], width, span.end),
             last_used_at=_end_of(row["used_last"], width, span.end),
             unasked_since=moment(row["unasked_first"]),
             memory_max_bytes=row["memory_most"],

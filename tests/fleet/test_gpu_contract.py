@@ -200,7 +200,11 @@ def test_two_counts_share_the_first_gpu_and_both_are_told():
 
 
 def test_counts_on_two_hosts_do_not_meet():
-    assert kinds(claim("a", "count", "GPU-a"), replace(claim("b", "count", "GPU-z"), host="h2")) == []
+    one, other = (
+        claim("a", "count", "GPU-a", uses=(used("GPU-a"),)),
+        claim("b", "count", "GPU-z", uses=(used("GPU-z"),)),
+    )
+    assert kinds(one, replace(other, host="h2")) == []
 
 
 def test_two_that_name_the_same_gpu_mean_it():
@@ -211,7 +215,10 @@ def test_two_that_name_the_same_gpu_mean_it():
 
 
 def test_two_mig_devices_of_one_gpu_are_not_shared():
-    assert kinds(claim("a", "ids", "MIG-b0", uses=(used("MIG-b0"),)), claim("b", "ids", "MIG-b1")) == []
+    assert (
+        kinds(claim("a", "ids", "MIG-b0", uses=(used("MIG-b0"),)), claim("b", "ids", "MIG-b1", uses=(used("MIG-b1"),)))
+        == []
+    )
 
 
 def test_a_count_beside_a_name_is_told_to_the_one_that_counted():
@@ -221,7 +228,8 @@ def test_a_count_beside_a_name_is_told_to_the_one_that_counted():
 
 
 def test_a_container_that_does_not_run_holds_nothing():
-    assert kinds(claim("a", "count", "GPU-a"), claim("b", "count", "GPU-a", state="exited")) == []
+    runs = claim("a", "count", "GPU-a", uses=(used("GPU-a"),))
+    assert kinds(runs, claim("b", "count", "GPU-a", state="exited")) == []
 
 
 def test_an_id_that_is_not_on_the_host_is_told():
@@ -319,3 +327,31 @@ def test_without_a_process_view_nobody_is_accused_of_use_or_of_none(kind, uuids,
     found = check([claim("x", kind, *uuids, uses=tuple(uses), privileged=privileged)], RULES)
     assert not {one.kind for one in found} & {"uses_unasked", "held_unused"}
     assert all(one.severity == "info" for one in found)
+
+
+def test_a_held_gpu_without_readings_is_unknown_and_not_in_order():
+    # It asked for two GPUs by id and runs for days; of one nothing was read in the 6 h looked at.
+    (found,) = check([claim("nb", "ids", "GPU-a", "GPU-b", uses=(used("GPU-a"),))], RULES)
+    assert (found.kind, found.severity, found.gpu_uuids, found.since) == ("unknown", "info", ("GPU-b",), None)
+    assert found.sentence == (
+        "Not known: whether nb uses GPU 1, which it holds: it has not been read in the last 6 h. "
+        "Is the collector's NVML source running there?"
+    )
+
+
+def test_readings_that_stopped_are_told_with_the_time_of_the_last_one():
+    # It was at work until the readings ended two hours ago: since then nobody knows.
+    stopped = used("GPU-a", seen_at=ago(2), last_used_at=ago(2))
+    (found,) = check([claim("nb", "ids", "GPU-a", uses=(stopped,))], RULES)
+    assert (found.kind, found.since) == ("unknown", ago(2))
+    assert "it has not been read since 22 Nov 10:00 UTC (2 h)" in found.sentence
+    assert kinds(claim("nb", "ids", "GPU-a", uses=(replace(stopped, seen_at=ago(0.1)),))) == []
+
+
+def test_a_container_too_young_to_have_been_read_is_not_held_up():
+    assert kinds(claim("new", "ids", "GPU-a", started_at=ago(0.1))) == []
+    assert kinds(claim("new", "ids", "GPU-a", started_at=ago(0.2))) == [("unknown", "new")]
+
+
+def test_a_gpu_that_is_read_in_its_mig_devices_is_read():
+    assert kinds(claim("a", "ids", "GPU-b", uses=(used("MIG-b0", held=False),))) == []

@@ -197,3 +197,15 @@ def test_a_tenant_sees_its_own_containers_and_never_the_other_partys_name(held: 
 def test_an_instant_before_the_containers_shows_nothing(held: Store):
     early = Window(start=END - timedelta(days=3), end=END - timedelta(days=2))
     assert gpu_contract(held, EVERYONE, early).rows.num_rows == 0
+
+
+def test_hours_after_the_last_reading_everything_held_is_unknown_not_in_order(held: Store):
+    # Twenty hours after the last reading the containers still run, as far as anyone knows. Of every GPU that was asked
+    # for by name it is not known any more whether it is used; nothing of it may read as in order.
+    later = Window(start=END + timedelta(hours=19), end=END + timedelta(hours=20))
+    answer = gpu_contract(held, EVERYONE, later)
+    unknown = {row["name"]: row["gpu_uuids"] for row in answer.rows.to_pylist() if row["kind"] == "unknown"}
+    assert unknown == {
+        "train": ["GPU-0", "GPU-1", "GPU-2"], "one": ["GPU-8"], "two": ["GPU-8"], "nb": ["GPU-9"], "mig": ["MIG-0"],
+    }  # fmt: skip
+    assert answer.coverage is None  # and no source answers for this time
