@@ -67,16 +67,17 @@ def header(look: Look, row: Row) -> None:
         )  # fmt: skip
 
 
-def latency_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
-    """Time to first token and whole requests: p50, p95 with its interval, the limit."""
+def latency_charts(look: Look, found: Answer, gpus: Answer, marks: Sequence[Mark]) -> None:
+    """Time to first token above the SM activity of the GPUs that served it, whole requests and gaps beside."""
     if not found.rows.num_rows:
         _no_endpoint()
         return
     axis, limit = Axis.of(found.rows["t"].to_numpy()), fleet_panels.ttft_limit()
-    for field, label, line in (
-        ("ttft", "Time to first token", limit),
-        ("itl", "Between tokens", None),
-        ("e2e", "Whole request", None),
+    left, right = st.columns(2, gap="medium")
+    for field, label, line, place in (
+        ("ttft", "Time to first token", limit, left),
+        ("e2e", "Whole request", None, right),
+        ("itl", "Between tokens", None, right),
     ):
         colour = look.colours.series[0]
         lines = [
@@ -85,12 +86,50 @@ def latency_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
             Line(name="p95", values=floats(found, f"{field}_p95_seconds"), colour=colour),
             Line(name="p50", values=floats(found, f"{field}_p50_seconds"), colour=look.colours.series[2]),
         ]
-        if all(np.isnan(line_.values).all() for line_ in lines):
-            continue
-        panels.chart(
-            charts.series(label, axis, lines, look.colours, unit="s", marks=marks, limit=line),
-            key=f"latency-{field}", alt=f"{label}: p50 and p95 over time", height=_HEIGHT,
-        )  # fmt: skip
+        with place:
+            if all(np.isnan(line_.values).all() for line_ in lines):
+                panels.nothing(f"{label}: not measured, or too few requests a point", height=_HEIGHT)
+                continue
+            panels.chart(
+                charts.series(label, axis, lines, look.colours, unit="s", marks=marks, limit=line),
+                key=f"latency-{field}", alt=f"{label}: p50 and p95 over time", height=_HEIGHT,
+            )  # fmt: skip
+    with left:
+        _served_by(look, gpus, marks)
+
+
+def _served_by(look: Look, gpus: Answer, marks: Sequence[Mark]) -> None:
+    """SM activity of the GPUs it held or used: its own, and what others did there at the same time."""
+    table = gpus.rows
+    if not table.num_rows:
+        panels.nothing("It held and used no GPU in this range", height=_HEIGHT)
+        return
+    parts = len(dict.fromkeys(table["gpu_uuid"].to_pylist()))
+    axis = Axis.of(table["t"].to_numpy()[: table.num_rows // parts])
+    lines = [
+        Line(name=name, values=_mean(table, column, parts), stacked=True, colour=colour)
+        for name, column, colour in (
+            ("this container", "sm_ratio", look.colours.series[0]),
+            ("other holders", "others_sm_ratio", look.colours.unknown),
+            ("unattributed", "unattributed_sm_ratio", look.colours.faint),
+        )
+    ]
+    shown = [line for line in lines if not np.isnan(line.values).all()]
+    if not shown:
+        panels.nothing("Its GPUs could not tell their SM activity in this range", height=_HEIGHT)
+        return
+    label = "SM activity of its GPU" if parts == 1 else f"SM activity of its {parts} GPUs, mean"
+    panels.chart(
+        charts.series(label, axis, shown, look.colours, unit="%", marks=marks),
+        key="latency-sm", alt="SM activity of the GPUs that served it, over the same time", height=_HEIGHT,
+    )  # fmt: skip
+
+
+def _mean(table: Any, column: str, parts: int) -> charts.Floats:  # noqa: ANN401
+    """Mean over the GPUs; a GPU that nobody else used adds nothing, a point that no GPU told of stays unknown."""
+    values = table[column].to_numpy(zero_copy_only=False).astype(np.float32).reshape(parts, -1)
+    unknown = np.isnan(values).all(axis=0)
+    return np.where(unknown, np.nan, np.nansum(values, axis=0) / parts).astype(np.float32)
 
 
 def load_charts(look: Look, found: Answer, marks: Sequence[Mark]) -> None:

@@ -110,11 +110,11 @@ def short_model(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2]
 
 
-def slo(rows: Sequence[Row], look: Look, *, shown_rows: int, key: str = "slo") -> None:
+def slo(rows: Sequence[Row], look: Look, *, shown_rows: int, note: str = "worst first") -> None:
     """Each promise by tenant and model: what was kept, the budget left, how fast it burns."""
     assumed = any(row["assumed"] for row in rows)
-    note = "assumed from alerts.ttft_warning_seconds; write [[slo]] to set yours" if assumed else "worst first"
-    panels.title("Promises", note)
+    own = "; assumed from alerts.ttft_warning_seconds, write [[slo]] to set yours" if assumed else ""
+    panels.title("Promises", f"{note}{own}")
     if not rows:
         panels.nothing("No model server was seen: none is scraped, or none is in this view", height=90)
         return
@@ -131,7 +131,7 @@ def slo(rows: Sequence[Row], look: Look, *, shown_rows: int, key: str = "slo") -
         "words": [row["words"] for row in rows],
         "since": [fleet_panels.since(row["since"], look.window.end) for row in rows],
     }
-    panels.table(cells, _SLO, key=key, alt="Promises by tenant and model, worst first", shown_rows=shown_rows)
+    panels.table(cells, _SLO, key="slo", alt="Promises by tenant and model, worst first", shown_rows=shown_rows)
 
 
 def promise_words(row: Row) -> str:

@@ -15,12 +15,13 @@ from dashboard import (
     frame,
     gpu_detail_panels,
     gpu_panels,
+    latency_panels,
     navigation,
     panels,
 )
 from dashboard.charts import Mark
 from dashboard.look import Look
-from queries import containers, gpu_contract, gpu_detail, gpu_time, jobs
+from queries import containers, endpoints, gpu_contract, gpu_detail, gpu_time, jobs, latency, slo
 
 visit = frame.visit()
 TABS = ["Host", "GPU", "Latency", "Load", "Events", "Labels"]
@@ -49,7 +50,7 @@ def render(look: Look) -> None:
     elif tab == "GPU":
         gpu(look, rows[0], marks)
     elif tab == "Latency":
-        container_panels.latency_charts(look, look.ask(containers.container_inference_series, container_key=key), marks)
+        served(look, rows[0], marks)
     elif tab == "Load":
         container_panels.load_charts(look, look.ask(containers.container_inference_series, container_key=key), marks)
     elif tab == "Labels":
@@ -79,6 +80,34 @@ def gpu(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
         panels.nothing("This container held and used no GPU in this range")
     ledger = span.ask(jobs.gpu_jobs, host=host, text=row["name"]).rows.to_pylist()
     container_gpu_panels.jobs(_own(ledger, key), open_container)
+
+
+def served(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
+    key, host, promised = row["container_key"], row["host"], latency_panels.objectives()
+    span = look.every(latency_panels.SPAN_SECONDS)
+    look.ahead(containers.container_inference_series, container_key=key)
+    look.ahead(containers.container_gpu_series, container_key=key)
+    span.ahead(endpoints.endpoints, host=host)
+    span.ahead(slo.slo_table, objectives=promised)
+    span.ahead(latency.latency_table, host=host, by="container")
+    reached = _own(span.ask(endpoints.endpoints, host=host).rows.to_pylist(), key)
+    models = {model for one in reached for model in one["models"]}
+    promises = [
+        one
+        for one in span.ask(slo.slo_table, objectives=promised).rows.to_pylist()
+        if one["tenant"] == row["tenant"] and one["model"] in models
+    ]
+    if promises:
+        latency_panels.slo(promises, look, shown_rows=3, note="of this tenant and model, all replicas together")
+    table = _own(span.ask(latency.latency_table, host=host, by="container").rows.to_pylist(), key)
+    if table:
+        latency_panels.red(look, table, promises, by="container", name="ttft", shown_rows=3)
+    container_panels.latency_charts(
+        look,
+        look.ask(containers.container_inference_series, container_key=key),
+        look.ask(containers.container_gpu_series, container_key=key),
+        marks,
+    )
 
 
 def used(

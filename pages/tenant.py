@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from dashboard import events, fleet_panels, frame, gpu_panels, navigation, overview_panels, panels, tenant_panels
+from dashboard import (
+    events,
+    fleet_panels,
+    frame,
+    gpu_panels,
+    latency_panels,
+    navigation,
+    overview_panels,
+    panels,
+    tenant_panels,
+    token_panels,
+)
 from dashboard import format as fmt
 from dashboard.look import Look
-from queries import containers, gpu_contract, gpu_idle, gpu_time, overview, tenants
+from queries import containers, gpu_contract, gpu_idle, gpu_time, latency, overview, slo, tenants, tokens
 from queries import events as happened
 
 visit = frame.visit()
@@ -34,6 +45,9 @@ def render(look: Look) -> None:
     span.ahead(gpu_time.gpu_time, by="container", host=host)
     span.ahead(gpu_idle.idle_ranking, host=host)
     span.ahead(gpu_contract.gpu_contract, host=host, **gpu_panels.contract_terms())
+    span.ahead(slo.slo_table, host=host, objectives=latency_panels.objectives())
+    span.ahead(latency.latency_table, host=host, by="model")
+    span.ahead(tokens.token_table, host=host, by="model")
     worst = look.ask(containers.container_table, host=host, limit=10).rows.to_pylist()
     series = slow.ask(tenants.tenant_series, host=host)
     told = look.ask(happened.recent_events, host=host, limit=60).rows.to_pylist()
@@ -50,6 +64,7 @@ def render(look: Look) -> None:
     tenant_panels.trends(look, series, marks)
     fleet_panels.worst(worst, look.window.end, key="worst", on_pick=open_container)
     gpus(look)
+    served(look)
     panels.gaps(found.gaps, found.coverage)
 
 
@@ -61,6 +76,19 @@ def gpus(look: Look) -> None:
         span.ask(gpu_idle.idle_ranking, host=host).rows.to_pylist(),
         span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist(),
     )
+
+
+def served(look: Look) -> None:
+    host, span = look.context.host, look.every(latency_panels.SPAN_SECONDS)
+    promises = span.ask(slo.slo_table, host=host, objectives=latency_panels.objectives()).rows.to_pylist()
+    models = span.ask(latency.latency_table, host=host, by="model").rows.to_pylist()
+    if not promises and not models:
+        panels.title("Latency")
+        panels.nothing("No model server of this tenant was seen in this range")
+        return
+    latency_panels.slo(promises, look, shown_rows=6)
+    latency_panels.red(look, models, promises, by="model", name="ttft", shown_rows=6)
+    token_panels.table(span.ask(tokens.token_table, host=host, by="model").rows.to_pylist(), by="model", shown_rows=6)
 
 
 frame.live(visit, render)
