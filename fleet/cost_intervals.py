@@ -7,13 +7,14 @@ hours is only another length. Leap seconds do not exist in it, as they do not in
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -101,10 +102,9 @@ class Timeline(Generic[T]):
 
     def carried(self, longest: int) -> Timeline[T]:
         """Each value goes on into the hole after it, at most `longest` microseconds: a missed sample or two."""
-        ends = [*self._starts[1:], None]
         return Timeline(
             (Span(span.start, span.end + longest if end is None else min(span.end + longest, end)), value)
-            for (span, value), end in zip(self.entries, ends, strict=True)
+            for (span, value), end in zip_longest(self.entries, self._starts[1:])
         )
 
 
@@ -160,3 +160,31 @@ def local_instant(at: datetime, zone: tzinfo) -> int:
     raise IntervalError(
         f"{at.isoformat()} {told} in {zone}: clocks change then; write it with an offset, like {at.isoformat()}+01:00"
     )
+
+
+def sweep(whole: Span, timelines: Mapping[K, Timeline[T]]) -> Iterator[tuple[Span, Mapping[K, T]]]:
+    """Cuts the span wherever a value changes and gives with each piece what holds in it.
+
+    The mapping is the same one every time, changed in between: take out of it what is needed, do not keep it.
+    """
+    # (instant, ends before starts, place in the order given): the values themselves are never compared.
+    changes: list[tuple[int, int, int, K, T | None]] = []
+    for key, line in timelines.items():
+        for span, value in line.entries:
+            inside = span.within(whole)
+            if inside.length:
+                changes.append((inside.start, 1, len(changes), key, value))
+                changes.append((inside.end, 0, len(changes), key, None))
+    changes.sort(key=lambda change: change[:3])
+    holding: dict[K, T] = {}
+    at = whole.start
+    for instant, starts, _, key, value in changes:
+        if instant > at:
+            yield Span(at, instant), holding
+            at = instant
+        if starts and value is not None:
+            holding[key] = value
+        else:
+            del holding[key]
+    if at < whole.end:
+        yield Span(at, whole.end), holding
