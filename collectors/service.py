@@ -115,7 +115,7 @@ class _Service:
                 writer,
                 rng=random.Random(),  # noqa: S311
                 retention=lambda now: self._forget(store, now),
-                unwatched_seconds=_unwatched_seconds(settings),
+                unwatched_seconds=unwatched_seconds(settings),
             )
             self._runner.start()
             names = ", ".join(f"{source.kind} {source.target}" for source in sources) or "nothing"
@@ -192,8 +192,11 @@ class _Service:
             log.info("forgot %s of %s: %d rows", dropped.partition, dropped.table, dropped.rows)
 
 
-def _unwatched_seconds(settings: Settings) -> float:
-    # Who reads a server is not known here: there, samples are late only for those who wrote that they may be.
+def unwatched_seconds(settings: Settings) -> float:
+    """How long samples may wait while nobody looks.
+
+    Who reads a server is not known here: there, samples are late only for those who wrote that they may be.
+    """
     known = settings.embedded or "store.unwatched_seconds" in settings.origins
     return settings.store.unwatched_seconds if known else 0.0
 
