@@ -95,14 +95,14 @@ def header(look: Look, facts: Row) -> None:
     )
     with st.container(horizontal=True, gap="medium"):
         context = look.context
-        navigation.link("gpus", "all GPUs", context, icon=":material/arrow_back:", id=None)
-        navigation.link("gpus", "this host", context, icon=":material/dns:", host=facts["host"], id=None)
+        navigation.turn("gpus", "all GPUs", context, icon=":material/arrow_back:", id=None)
+        navigation.turn("gpus", "this host", context, icon=":material/dns:", host=facts["host"], id=None)
         if facts["parent_uuid"]:
-            navigation.link("gpus", "its GPU", context, icon=":material/memory:", id=facts["parent_uuid"])
+            navigation.turn("gpus", "its GPU", context, icon=":material/memory:", id=facts["parent_uuid"])
         for uuid in facts["mig_devices"][:8]:
-            navigation.link("gpus", fmt.markdown(uuid[:12]), context, icon=":material/memory:", id=uuid)
+            navigation.turn("gpus", fmt.markdown(uuid[:12]), context, icon=":material/memory:", id=uuid)
         start, end = (str(int(moment.timestamp())) for moment in (look.window.start, look.window.end))
-        navigation.link(
+        navigation.turn(
             "gpus", "freeze this window", context, icon=":material/link:",
             id=facts["gpu_uuid"], range=None, **{"from": start, "to": end},
         )  # fmt: skip

@@ -52,3 +52,13 @@ def go(name: str, context: Context, **changes: str | None) -> None:
 def link(name: str, label: str, context: Context, *, icon: str | None = None, **changes: str | None) -> None:
     """A link to another page that keeps this view."""
     st.page_link(_PAGES / f"{name}.py", label=label, icon=icon, query_params=context.params(**changes))
+
+
+def turn(name: str, label: str, context: Context, *, icon: str | None = None, **changes: str | None) -> None:
+    """A way to another view of the page that is shown.
+
+    A page link to the same page draws the new view and leaves the old address standing (Streamlit 1.67), so a copied
+    address would open something else; a button that goes there sets it.
+    """
+    if st.button(label, key=f"turn-{label}", icon=icon, type="tertiary"):
+        go(name, context, **changes)

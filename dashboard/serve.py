@@ -44,7 +44,8 @@ WARM = (
     "dashboard.charts",
     "dashboard.frame",
     "dashboard.fleet_panels",
-    "dashboard.gpu_panels",
+    "dashboard.gpu_detail_panels",
+    "dashboard.container_gpu_panels",
 )
 #: New objects before Python looks for garbage among them: one snapshot of a large fleet makes 100,000 that all live.
 COLLECT_AFTER = 50_000

@@ -75,6 +75,21 @@ def test_a_click_on_a_row_opens_its_container(visit, demo_url):
     assert "tenant=acme" in page.url
 
 
+def test_a_gpu_opens_from_its_row_and_the_way_back_leaves_its_address(visit, demo_url):
+    page = visit(f"{demo_url}/gpus?every=0&tenant=acme")
+    page.wait_for_selector('[data-testid="stDataFrame"] canvas', timeout=60_000)
+    page.wait_for_timeout(1000)
+    table = page.locator('[data-testid="stDataFrame"]').first.bounding_box()
+    page.mouse.click(table["x"] + 120, table["y"] + 27 + 12)
+    page.get_by_text("Who is on it").wait_for(timeout=60_000)
+    assert "id=GPU-" in page.url
+    assert "tenant=acme" in page.url
+    page.get_by_role("button", name="all GPUs").click()
+    page.get_by_text("How far the GPU time gets").wait_for(timeout=60_000)
+    page.wait_for_function("!location.search.includes('id=')", timeout=30_000)
+    assert "tenant=acme" in page.url
+
+
 def test_without_a_store_the_page_stays_calm(visit, storeless_url):
     page = visit(storeless_url)
     page.get_by_text("The store does not answer").wait_for(timeout=60_000)
