@@ -61,7 +61,7 @@ def header(look: Look, row: Row) -> None:
         navigation.link("containers", "this host", context, icon=":material/dns:", host=row["host"], id=None)
         navigation.link("gpus", "its GPUs", context, icon=":material/memory:", host=row["host"], id=None)
         start, end = (str(int(moment.timestamp())) for moment in (look.window.start, look.window.end))
-        navigation.link(
+        navigation.turn(
             "container", "freeze this window", context, icon=":material/link:",
             id=row["container_key"], range=None, **{"from": start, "to": end},
         )  # fmt: skip
