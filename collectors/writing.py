@@ -156,6 +156,8 @@ class WritingThread:
     def _wait_for_late(self, wait_seconds: float) -> bool:
         if not self._gathering.held_batches and not self._late:
             return True
+        if self._late and self._began is not None and self._monotonic() - self._began > wait_seconds:
+            return False  # it hangs; who asks again shall not wait again
         self._changed.notify()
         return self._settled.wait_for(lambda: not self._gathering.held_batches and not self._late, wait_seconds)
 

@@ -137,6 +137,20 @@ def test_a_look_does_not_wait_for_a_store_that_hangs(begin):
     assert thread.flush(WAIT_SECONDS) is True
 
 
+def test_while_a_write_hangs_only_the_first_who_look_wait_for_it(begin):
+    clock, writer = Clock(), MemoryWriter()
+    writer.may_write.clear()
+    thread = begin(writer, monotonic=clock)
+    thread.put(sampled(0))
+    eventually(lambda: thread.health().gathered_batches == 1)
+    assert thread.look(0.05) is False
+    clock.now += 2 * WAIT_SECONDS
+    began = time.monotonic()
+    assert thread.look(WAIT_SECONDS) is False
+    assert time.monotonic() - began < WAIT_SECONDS
+    writer.may_write.set()
+
+
 def test_many_readers_and_batches_at_the_same_time_lose_and_double_nothing(begin):
     writer = MemoryWriter()
     thread = begin(writer)
