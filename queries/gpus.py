@@ -17,7 +17,8 @@ from fleet.model import Scope, Window
 from fleet.severity import BRAKE_BIT, THERMAL_BITS, GpuFacts, Thresholds, judge_gpu
 from queries.answer import Answer
 from queries.freshness import NVML, answer
-from queries.live import LiveFleet, live_containers, live_fleet
+from queries.known import Known, known_containers
+from queries.live import live_containers
 from queries.newest import gpu_names, newest_gpus, newest_shares
 from queries.parts import device_parts
 from queries.resolution import grid, on_grid, resolution, series_table
@@ -53,7 +54,7 @@ def gpu_rows(
     thresholds = limits or Thresholds()
     samples = {str(row["gpu_uuid"]): row for row in newest_gpus(store, scope, window, host=host)}
     holders = _holders(newest_shares(store, scope, window, host=host))
-    containers = live_fleet(store, scope, window, host=host, limits=limits)
+    containers = known_containers(store, scope, window, host)
     rows: list[dict[str, Any]] = []
     for fact in gpu_names(store):
         uuid = str(fact["gpu_uuid"])
@@ -100,7 +101,7 @@ def _gpu_row(
     fact: dict[str, object],
     sample: dict[str, object],
     on_it: list[Mapping[str, Any]],
-    containers: LiveFleet,
+    containers: Known,
     window: Window,
     scope: Scope,
     limits: Thresholds,
@@ -158,9 +159,9 @@ def _gpu_row(
     }  # fmt: skip
 
 
-def _name_of(containers: LiveFleet, key: str) -> str:
-    place = containers.known.keys.get(key)
-    return key.partition(":")[2] if place is None else containers.known.table["name"][place].as_py()
+def _name_of(containers: Known, key: str) -> str:
+    place = containers.keys.get(key)
+    return key.partition(":")[2] if place is None else containers.table["name"][place].as_py()
 
 
 def gpu_funnel(
