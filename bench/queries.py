@@ -99,14 +99,16 @@ def fill(store: Store, *, end: datetime, count: int, days: int, seed: int) -> in
             " toString(intDiv(c, 3))), 'ok', 5, 0.01, 50, '', '', '', '' FROM"
             f" (SELECT number % 30 AS c, intDiv(number, 30) AS n FROM numbers({polls * 30}))"
         )
+    # Facts older than the window's end, as those of a fleet that is looked at live.
+    seen = f"fromUnixTimestamp64Milli(toInt64({int(end.timestamp())}) * 1000, 'UTC')"
     store.command(
         "INSERT INTO containers (host, tenant, container_key, container_id, seen_at, tenant_origin, name, image, state,"
-        f" created_at, started_at) SELECT {_WHO}, now64(3), 'mapped', concat('c', toString(c)), 'img:1', 'running',"
+        f" created_at, started_at) SELECT {_WHO}, {seen}, 'mapped', concat('c', toString(c)), 'img:1', 'running',"
         " toDateTime64('2026-01-01 00:00:00', 3, 'UTC'), toDateTime64('2026-01-01 00:00:00', 3, 'UTC')"
         f" FROM (SELECT number AS c FROM numbers({count}))"
     )
     store.command(
-        "INSERT INTO gpus (seen_at, host, gpu_uuid, gpu_index, name, memory_total_bytes) SELECT now64(3),"
+        f"INSERT INTO gpus (seen_at, host, gpu_uuid, gpu_index, name, memory_total_bytes) SELECT {seen},"
         " concat('host-', toString(intDiv(number, 8))), concat('GPU-', toString(number)), number % 8, 'H100',"
         " 80000000000 FROM numbers(64)"
     )

@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import charts, fleet_panels, hostmap, navigation, panels
 from dashboard import format as fmt
+from dashboard.context import Context
 from dashboard.events import marks
 from dashboard.look import Look
 from dashboard.panels import Card
@@ -89,6 +90,26 @@ def cards(numbers: Mapping[str, Row], *, fleet: bool) -> None:
     )
 
 
+#: Page -> the number cards that it explains.
+_EXPLAINED = {
+    "containers": "containers, restarts",
+    "gpus": "GPUs, memory, power",
+    "latency": "time to first token, requests, errors",
+}
+
+
+def ways(context: Context) -> None:
+    """The way from the number cards to the pages that explain them.
+
+    One row for all, outside the live fragment: page links inside it would be sent anew with every look, and a link in
+    a card's label opens a second tab.
+    """
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        for page, words in _EXPLAINED.items():
+            if page in navigation.CATALOGUE:
+                navigation.link(page, words, context, icon=navigation.CATALOGUE[page][2])
+
+
 _STATE_WORDS = {"too_few": "too few requests", "no_traffic": "no traffic", "not_measured": "not measured"}
 
 
@@ -122,19 +143,17 @@ def host_rows(
     for row in sorted(gpus, key=lambda row: (row["host"], row["gpu_index"] or 0, row["name"])):
         hosts.setdefault(row["host"], ([], {}))[0].append(_tile(row))
     fleet = live_fleet(store, scope, window, host=host, limits=limits)
-    names = zip(*(fleet.known.table[name].to_numpy().tolist() for name in ("host", "tenant")), strict=True)
     # Rows are by name already, so only hosts and tenants are left to be put in order.
-    others = [
-        (name, tenant, place, level)
-        for place, ((name, tenant), level) in enumerate(zip(names, fleet.levels.tolist(), strict=True))
-        if not fleet.has_gpus(place)
-    ]
-    for name, tenant, _, level in sorted(others):
-        groups = hosts.setdefault(name, ([], {}))[1]
-        statuses = groups.get(tenant)
-        if statuses is None:
-            statuses = groups[tenant] = []
-        statuses.append(fleet_panels.LEVELS[level])
+    columns = (fleet.known.table[name].to_numpy().tolist() for name in ("host", "tenant"))
+    grouped: dict[tuple[str, str], list[Status]] = {}
+    for place, (name, tenant, level) in enumerate(zip(*columns, fleet.levels.tolist(), strict=True)):
+        if place not in fleet.gpus:
+            statuses = grouped.get((name, tenant))
+            if statuses is None:
+                statuses = grouped[name, tenant] = []
+            statuses.append(fleet_panels.LEVELS[level])
+    for name, tenant in sorted(grouped):
+        hosts.setdefault(name, ([], {}))[1][tenant] = grouped[name, tenant]
     return [
         hostmap.HostRow(host=fleet_panels.short_host(name), tiles=tiles, containers=list(groups.items()))
         for name, (tiles, groups) in sorted(hosts.items())

@@ -47,4 +47,5 @@ def render(look: Look) -> None:
     panels.gaps(found.gaps, found.coverage)
 
 
+overview_panels.ways(visit.context)
 frame.live(visit, render)

@@ -64,7 +64,9 @@ def live_table(fleet: LiveFleet, places: Sequence[int] | npt.NDArray[np.int64]) 
     chosen = np.asarray(places, dtype=np.int64)
     taken = pa.array(chosen)
     facts, samples = fleet.known.table.select(_FACTS).take(taken), fleet.samples.take(taken)
-    rows: list[int] = chosen.tolist()
+    inverse = np.full(len(fleet), -1, dtype=np.int64)
+    inverse[chosen] = np.arange(len(chosen))
+    rows: list[int] = inverse.tolist()
     columns: dict[str, pa.Array | pa.ChunkedArray | list[Any]] = {name: facts[name] for name in _FACTS}
     columns |= {name: samples[there] for name, there in _SAMPLED.items()}
     levels = fleet.levels[chosen]
@@ -89,11 +91,13 @@ def live_table(fleet: LiveFleet, places: Sequence[int] | npt.NDArray[np.int64]) 
     return pa.table({field.name: _as(columns[field.name], field.type) for field in _SCHEMA}, schema=_SCHEMA)
 
 
-def _of(known: Mapping[int, T], rows: Sequence[int], read: Callable[[T], object], otherwise: object) -> list[Any]:
-    """A column of which few rows have something to tell."""
-    if not known:
-        return [otherwise] * len(rows)
-    return [otherwise if (one := known.get(place)) is None else read(one) for place in rows]
+def _of(known: Mapping[int, T], places: Sequence[int], read: Callable[[T], object], otherwise: object) -> list[Any]:
+    """A column of which few rows have something to tell. places: where each row of the fleet stands, -1 = nowhere."""
+    column = [otherwise] * (max(places, default=-1) + 1)
+    for place, one in known.items():
+        if places[place] >= 0:
+            column[places[place]] = read(one)
+    return column
 
 
 def _as(column: pa.Array | pa.ChunkedArray | list[Any], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

@@ -267,6 +267,15 @@ def _served(rows: Rows, keys: Mapping[str, int]) -> dict[int, Served]:
     found: dict[int, Served] = {}
     for key, endpoints in served.items():
         seen = endpoints.values()
+        only = next(iter(seen))
+        if len(endpoints) == 1 and len(only) == 1:  # nearly all: nothing to add up
+            row = only[0]
+            found[keys[key]] = Served(
+                requests_per_second=_share(row["asked"], row["asked_seconds"]),
+                tokens_per_second=_share(row["tokens"], row["tokens_seconds"]),
+                error_ratio=_share(row["failed"], row["asked"]), up=bool(row["is_up"]),
+            )  # fmt: skip
+            continue
         found[keys[key]] = Served(
             requests_per_second=_known_sum([_ratio(each, "asked", "asked_seconds") for each in seen]),
             tokens_per_second=_known_sum([_ratio(each, "tokens", "tokens_seconds") for each in seen]),
@@ -277,7 +286,10 @@ def _served(rows: Rows, keys: Mapping[str, int]) -> dict[int, Served]:
 
 
 def _ratio(rows: Sequence[Mapping[str, Any]], upper: str, lower: str) -> float | None:
-    top, bottom = _known_sum([row[upper] for row in rows]), _known_sum([row[lower] for row in rows])
+    return _share(_known_sum([row[upper] for row in rows]), _known_sum([row[lower] for row in rows]))
+
+
+def _share(top: float | None, bottom: float | None) -> float | None:
     return None if top is None or not bottom else top / bottom
 
 

@@ -18,7 +18,7 @@ from queries.answer import Answer
 from queries.containers import live_table
 from queries.freshness import EVERYTHING, NVML, answer
 from queries.gpus import gpu_rows
-from queries.live import live_fleet
+from queries.live import floats, live_fleet
 from queries.newest import NOW, Rows, newest_gpus, newest_inference, newest_samples, newest_ttft
 from queries.parts import device_parts
 from queries.resolution import RAW_UP_TO, Resolution, grid, on_grid, resolution
@@ -105,7 +105,9 @@ _RATE_NAMES = ("cpu_cores", "power_watts", "requests_per_second", "tokens_per_se
 
 def _selection(scope: Scope, window: Window, tier: Resolution, host: str | None, table: str) -> Where:
     if table != "gpu_samples":
-        return during(of_tenants(scope, host=host), window, tier)
+        where = of_tenants(scope, host=host)
+        # A gateway counts the requests of the servers behind it.
+        return during(where.also("role = 'server'") if table == "inference_samples" else where, window, tier)
     return during(of_gpus(scope, window, tier, host=host).also("parent_uuid = ''"), window, tier)
 
 
@@ -156,12 +158,8 @@ _SUMMED = ("container_samples", "gpu_samples", "inference_samples")
 
 def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
     """The rates of the last minutes, from what the live fleet was read for."""
-    cpu = _shared_time(
-        newest_samples(store, scope, window, host=host).select(["host", "own_seconds", "mean_cpu_cores"]).to_pylist(),
-        "host",
-        _mean_cpu,
-    )
-    served = newest_inference(store, scope, window, host=host)
+    cpu = _cpu_cores(newest_samples(store, scope, window, host=host))
+    served = [row for row in newest_inference(store, scope, window, host=host) if row["role"] == "server"]
     found: dict[str, float | None] = {
         "cpu_cores": cpu,
         "requests_per_second": _shared_time(served, "prometheus", _asked),
@@ -180,10 +178,6 @@ def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[s
 
 def _mean_power(row: Mapping[str, Any]) -> float | None:
     return row["mean_power"]
-
-
-def _mean_cpu(row: Mapping[str, Any]) -> float | None:
-    return row["mean_cpu_cores"]
 
 
 def _asked(row: Mapping[str, Any]) -> float | None:
@@ -205,6 +199,16 @@ def _shared_time(rows: Rows, poll: str, rate: Callable[[Mapping[str, Any]], floa
         if (value := rate(row)) is not None and longest[row[poll]] > 0
     ]
     return sum(known) if known else None
+
+
+def _cpu_cores(samples: pa.Table) -> float | None:
+    """`_shared_time` of all containers at once."""
+    own, rate = floats(samples["own_seconds"]), floats(samples["mean_cpu_cores"])
+    hosts = samples["host"].combine_chunks().dictionary_encode().indices.to_numpy()
+    longest = np.zeros(len(own))
+    np.maximum.at(longest, hosts, own)
+    known = ~np.isnan(rate) & (longest[hosts] > 0)
+    return float((rate[known] * own[known] / longest[hosts[known]]).sum()) if known.any() else None
 
 
 def _before(window: Window) -> Window:
@@ -267,7 +271,7 @@ def _trimmed(
 
 
 def _ttft(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, object]:
-    now = _dominant(newest_ttft(store, scope, window, host=host))
+    now = _dominant([row for row in newest_ttft(store, scope, window, host=host) if row["role"] == "server"])
     then = _ttft_before(store, scope, _before(window), host)
     # An hour's buckets are cheap where a day's minutes of all servers are not, and a day then has 24 points.
     finest = 60 if window.end - window.start <= RAW_UP_TO else 3600
@@ -284,7 +288,7 @@ def _ttft(store: Store, scope: Scope, window: Window, host: str | None) -> dict[
 @shared_for(_SPARK_SECONDS)
 def _ttft_before(store: Store, scope: Scope, window: Window, host: str | None) -> Quantile | None:
     tier = resolution(window)
-    where = during(of_tenants(scope, host=host).also("field = 'ttft_seconds'"), window, tier)
+    where = during(of_tenants(scope, host=host).also("field = 'ttft_seconds' AND role = 'server'"), window, tier)
     return _dominant(
         store.query(
             f"SELECT bounds, {tier.buckets} AS merged FROM {tier.table('histograms')} WHERE {where.sql}"
@@ -309,7 +313,7 @@ def _dominant(rows: Rows) -> Quantile | None:
 
 @shared_for(_SPARK_SECONDS)
 def _ttft_spark(store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution) -> list[float | None]:
-    where = during(of_tenants(scope, host=host).also("field = 'ttft_seconds'"), window, tier)
+    where = during(of_tenants(scope, host=host).also("field = 'ttft_seconds' AND role = 'server'"), window, tier)
     points = grid(window, tier.step_seconds)
     spark = np.full(len(points), np.nan)
     place = {int(second): number for number, second in enumerate(points)}

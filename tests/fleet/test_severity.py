@@ -20,6 +20,7 @@ from fleet.severity import (
     judge_container,
     judge_gpu,
     span_words,
+    worst_xid,
 )  # fmt: skip
 
 LIMITS = Thresholds()
@@ -162,3 +163,10 @@ def test_judged_all_at_once_exactly_those_are_in_trouble_that_are_so_one_by_one(
 def test_every_fact_that_is_judged_has_a_column_or_only_words_the_sentence(field: str):
     only_words = {"ttft_at_least", "idle_peak_ratio"}
     assert (field in only_words) != (field in {column.name for column in fields(ContainerColumns)})
+
+
+def test_of_several_xids_the_worst_is_shown_and_of_equally_bad_ones_the_latest():
+    # 79 the GPU fell off the bus, 48 an uncorrectable memory error; 45 says that a program was ended.
+    assert worst_xid([(45, 30), (48, 20), (79, 10)]) == 48
+    assert worst_xid([(48, 10), (79, 20), (119, 5)]) == 79
+    assert worst_xid([]) is None
