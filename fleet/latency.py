@@ -129,12 +129,6 @@ def snap_target(bounds: Sequence[float], target: float) -> float | None:
     return min(finite, key=lambda bound: (abs(math.log(bound / target)), bound))
 
 
-def mean_from_sum(increments: Sequence[float], sum_increment: float | None) -> float | None:
-    """Mean of the observations, in the unit of the sum; None without a sum or without observations."""
-    count = math.fsum(increments)
-    return None if sum_increment is None or count <= 0.0 else sum_increment / count
-
-
 def merge(increments: Iterable[Sequence[float]]) -> tuple[float, ...]:
     """Bucket-wise sum of histograms that share one bucket layout.
 

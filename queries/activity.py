@@ -179,6 +179,7 @@ class Device:
     mig: bool
     first_seen: datetime
     last_seen: datetime
+    memory_total_bytes: int | None = None
 
     def expected_seconds(self, window: Window) -> float:
         """Seconds of the window in which readings of it were due; 0 for a GPU whose MIG devices stand for it."""
@@ -199,7 +200,7 @@ def devices(store: Store, window: Window, *, host: str | None = None) -> dict[st
         f"""
         SELECT life.host AS host, life.gpu_uuid AS uuid, life.parent AS parent, life.idx AS idx, life.first AS first,
             life.newest AS newest, facts.name AS name, facts.mig_profile AS profile, facts.slice_ratio AS slice,
-            facts.mig_enabled AS mig
+            facts.mig_enabled AS mig, facts.memory_total_bytes AS memory_total
         FROM (
             SELECT host, gpu_uuid, any(parent_uuid) AS parent, any(gpu_index) AS idx,
                 toUnixTimestamp(min(at)) AS first, toUnixTimestamp(max(at)) AS newest
@@ -228,6 +229,7 @@ def devices(store: Store, window: Window, *, host: str | None = None) -> dict[st
             mig_profile=row["profile"], weight=float(row["slice"]) if row["slice"] else 1.0,
             # Its newest devices are as new as it: it is cut into them now.
             mig=bool(row["mig"]) or parents.get(uuid, 0) >= newest[uuid], first_seen=first, last_seen=last,
+            memory_total_bytes=row["memory_total"],
         )  # fmt: skip
     return found
 

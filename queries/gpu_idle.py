@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from fleet.idle_ranking import IdleHolder, idle_sentence, idle_suggestion, model_weight, short_model
-from fleet.model import Scope, Window
+from fleet.model import Gap, Scope, Window
 from fleet.severity import Thresholds
 from queries.activity import Device, container_seconds, devices
 from queries.answer import Answer
-from queries.freshness import EVERYTHING, answer
+from queries.freshness import NVML, answer
 from queries.resolution import Resolution, epoch_ms, moment, resolution
 from queries.scoping import Where, during, of_tenants
 from store import Store
@@ -25,10 +26,10 @@ _MINUTES = Resolution(suffix="_1m", step_seconds=60)
 _TIME = pa.timestamp("ms", tz="UTC")
 _SCHEMA = pa.schema(
     [
-        ("rank", pa.int64()), ("container_key", pa.string()), ("name", pa.string()), ("tenant", pa.string()),
-        ("team", pa.string()), ("owner", pa.string()), ("host", pa.string()), ("gpus", pa.int64()),
-        ("gpu_uuids", pa.list_(pa.string())), ("gpu_models", pa.list_(pa.string())), ("holding", pa.bool_()),
-        ("held_since", _TIME), ("idle_since", _TIME), ("idle_gpu_hours", pa.float64()),
+        ("rank", pa.int64()), ("holders_total", pa.int64()), ("container_key", pa.string()), ("name", pa.string()),
+        ("tenant", pa.string()), ("team", pa.string()), ("owner", pa.string()), ("host", pa.string()),
+        ("gpus", pa.int64()), ("gpu_uuids", pa.list_(pa.string())), ("gpu_models", pa.list_(pa.string())),
+        ("holding", pa.bool_()), ("held_since", _TIME), ("idle_since", _TIME), ("idle_gpu_hours", pa.float64()),
         ("held_gpu_hours", pa.float64()), ("idle_share", pa.float64()), ("weighted_idle_hours", pa.float64()),
         ("peak_ratio", pa.float64()), ("memory_bytes", pa.int64()), ("has_request_metrics", pa.bool_()),
         ("last_request", _TIME), ("sentence", pa.string()), ("suggestion", pa.string()), ("idle_below", pa.float64()),
@@ -48,15 +49,19 @@ def idle_ranking(
     on it stayed below the idle threshold, NULL when it worked lately. peak_ratio: highest SM share since then, or in
     the window. memory_bytes: held now (its peak). last_request: NULL when none is known; without inference metrics
     has_request_metrics is false. sentence and suggestion are for a person. Thresholds: idle_below, busy_from.
+    holders_total: how many there are, of which the first `limit` are listed.
+    Coverage and gaps are those of the GPU readings: with a coverage of None or 0 nothing was seen, so an empty answer
+    says nothing. A gap names the containers whose activity was not known for most of the time that they held.
     """
     thresholds = limits or Thresholds()
     where = of_tenants(scope, host=host)
     known = devices(store, window, host=host)
     held = _held(container_seconds(store, where, window, thresholds).to_pylist(), known)
+    blind = sorted(key for key, facts in held.items() if facts["unknown"] > 0.5 * facts["held"])
     least = min(thresholds.idle_warning_seconds, 0.5 * window.seconds) / 3600
     chosen = {key: facts for key, facts in held.items() if facts["idle"] >= least}
     if not chosen:
-        return answer(store, scope, window, _SCHEMA.empty_table(), EVERYTHING)
+        return _answered(store, scope, window, _SCHEMA.empty_table(), blind)
     keys = sorted(chosen)
     mine = where.also("container_key IN {holders:Array(String)}", holders=keys)
     facts = _facts(store, mine, window)
@@ -78,7 +83,7 @@ def idle_ranking(
             now=window.end, idle_gpu_hours=one["idle"], held_gpu_hours=one["held"],
             peak_ratio=seen.get("peak_window") if lately else seen.get("peak_since"), metrics=metrics,
             last_request=asked, used_gpus=len(one["active"]), memory_peak_bytes=seen.get("memory"),
-            memory_total_bytes=None,
+            memory_total_bytes=_memory_total(one["uuids"], known, seen.get("memory_read", 0)),
         )  # fmt: skip
         rows.append(
             {
@@ -96,9 +101,27 @@ def idle_ranking(
         )  # fmt: skip
     rows.sort(key=lambda row: (-row["weighted_idle_hours"], row["container_key"]))
     table = pa.Table.from_pylist(
-        [{**row, "rank": place} for place, row in enumerate(rows[:limit], start=1)], schema=_SCHEMA
+        [{**row, "rank": place, "holders_total": len(rows)} for place, row in enumerate(rows[:limit], start=1)],
+        schema=_SCHEMA,
     )
-    return answer(store, scope, window, table, EVERYTHING)
+    return _answered(store, scope, window, table, blind)
+
+
+def _answered(store: Store, scope: Scope, window: Window, table: pa.Table, blind: Sequence[str]) -> Answer:
+    """The answer by the GPU readings alone: Docker and Prometheus that go on must not hide that those are missing."""
+    result = answer(store, scope, window, table, NVML)
+    if not blind:
+        return result
+    names = ", ".join(key.partition(":")[2] or key for key in blind[:3]) + (", ..." if len(blind) > 3 else "")
+    holders = "1 container" if len(blind) == 1 else f"{len(blind)} containers"
+    words = f"what {holders} did on the GPUs held is not known: {names}"
+    return replace(result, gaps=(*result.gaps, Gap(subject="idle GPUs", reason="unsupported", detail=words)))
+
+
+def _memory_total(uuids: Sequence[str], known: Mapping[str, Device], read: int) -> int | None:
+    """Memory of all these devices; None when that or what was used of one of them is not known."""
+    sizes = [known[uuid].memory_total_bytes if uuid in known else None for uuid in uuids]
+    return sum(size or 0 for size in sizes) if read >= len(uuids) and all(sizes) else None
 
 
 def _model(device: Device | None) -> str:
@@ -117,7 +140,8 @@ def _held(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Device]) -> dic
         hours = row["seconds"] / 3600 * (device.weight if device else 1.0)
         one = found.setdefault(
             row["container_key"],
-            {"tenant": row["tenant"], "host": row["host"], "idle": 0.0, "held": 0.0, "weighted": 0.0, "uuids": set(),
+            {"tenant": row["tenant"], "host": row["host"], "idle": 0.0, "held": 0.0, "unknown": 0.0, "weighted": 0.0,
+             "uuids": set(),
              "active": set()},
         )  # fmt: skip
         one["held"] += hours
@@ -125,6 +149,8 @@ def _held(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Device]) -> dic
         if row["state"] == "held_idle":
             one["idle"] += hours
             one["weighted"] += hours * model_weight(device.name if device else "")
+        elif row["state"] == "unknown":
+            one["unknown"] += hours
         elif row["state"] in ("busy", "low"):
             one["active"].add(row["gpu_uuid"])
     for one in found.values():
@@ -214,7 +240,7 @@ def _peaks(store: Store, mine: Where, window: Window, found: dict[str, dict[str,
     inside = during(mine, window, tier)
     rows = store.query(
         f"""
-        SELECT container_key, max(top) AS inside, sum(most) AS bytes FROM (
+        SELECT container_key, max(top) AS inside, sum(most) AS bytes, count(most) AS read FROM (
             SELECT container_key, gpu_uuid, max({peak}) AS top, max(memory_bytes_max) AS most
             FROM {tier.table("container_gpu_samples")} WHERE {inside.sql} GROUP BY container_key, gpu_uuid
         ) GROUP BY container_key
@@ -222,7 +248,8 @@ def _peaks(store: Store, mine: Where, window: Window, found: dict[str, dict[str,
         inside.parameters,
     ).to_pylist()
     for row in rows:
-        found.setdefault(row["container_key"], {}).update({"peak_window": row["inside"], "memory": row["bytes"]})
+        told = {"peak_window": row["inside"], "memory": row["bytes"], "memory_read": row["read"]}
+        found.setdefault(row["container_key"], {}).update(told)
 
 
 def _stored(ratio: float) -> float:

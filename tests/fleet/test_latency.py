@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from fleet.latency import (
     distribution,
     fewest_observations,
-    mean_from_sum,
     merge,
     quantile_from_buckets,
     slo_share,
@@ -118,12 +117,6 @@ def test_targets_snap_to_the_nearest_bound_by_ratio():
     assert snap_target(BOUNDS, 0.7) == 0.5  # 0.7/0.5 = 1.40 against 1.0/0.7 = 1.43
     assert snap_target(BOUNDS, 100.0) == 1.0
     assert snap_target((INF,), 1.0) is None
-
-
-def test_the_mean_needs_a_sum_and_traffic():
-    assert mean_from_sum((1, 3), 10.0) == 2.5
-    assert mean_from_sum((1, 3), None) is None
-    assert mean_from_sum((0, 0), 0.0) is None
 
 
 def test_histograms_are_merged_bucket_by_bucket_and_never_across_layouts():
