@@ -188,14 +188,16 @@ def newest_shares(store: Store, scope: Scope, window: Window, *, host: str | Non
 def newest_inference(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Rows:
     """What every model server did in the last 5 minutes, as each Prometheus server saw it.
 
-    Columns: prometheus, container_key ("" = not joined), endpoint, model, newest_ms, is_up, own_seconds (observed),
+    Columns: prometheus, container_key ("" = not joined), endpoint, model, role (server, gateway: it counts what the
+    servers behind it count too, and belongs in no sum over servers), newest_ms, is_up, own_seconds (observed),
     asked, asked_seconds (requests, and the time in which they were known), tokens, tokens_seconds, failed.
     """
     now = during(of_tenants(scope, host=host), last(window, NOW))
     found = store.query(
         f"""
-        SELECT prometheus, container_key, endpoint, model, toUnixTimestamp64Milli(max(at)) AS newest_ms,
-            argMax(up, at) AS is_up, sum(toFloat64(interval_seconds)) AS own_seconds, sum(requests) AS asked,
+        SELECT prometheus, container_key, endpoint, model, any(role) AS role,
+            toUnixTimestamp64Milli(max(at)) AS newest_ms, argMax(up, at) AS is_up,
+            sum(toFloat64(interval_seconds)) AS own_seconds, sum(requests) AS asked,
             sumIf(toFloat64(interval_seconds), isNotNull(requests)) AS asked_seconds, sum(generation_tokens) AS tokens,
             sumIf(toFloat64(interval_seconds), isNotNull(generation_tokens)) AS tokens_seconds, sum(errors) AS failed
         FROM inference_samples WHERE {now.sql} GROUP BY prometheus, container_key, endpoint, model
@@ -207,10 +209,10 @@ def newest_inference(store: Store, scope: Scope, window: Window, *, host: str | 
 
 @shared
 def newest_ttft(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Rows:
-    """Buckets of the time to first token of the last 5 minutes: container_key ("" = not joined), bounds, merged."""
+    """Time to first token in the last 5 minutes: container_key ("" = not joined), role, bounds, merged buckets."""
     now = during(of_tenants(scope, host=host).also("field = 'ttft_seconds'"), last(window, NOW))
     return store.query(
-        f"SELECT container_key, bounds, sumForEach(increments) AS merged FROM histograms WHERE {now.sql}"
-        " GROUP BY container_key, bounds ORDER BY container_key, arraySum(merged) DESC, bounds",
+        f"SELECT container_key, role, bounds, sumForEach(increments) AS merged FROM histograms WHERE {now.sql}"
+        " GROUP BY container_key, role, bounds ORDER BY container_key, arraySum(merged) DESC, bounds",
         now.parameters,
     ).to_pylist()

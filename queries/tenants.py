@@ -13,6 +13,7 @@ from queries.answer import Answer
 from queries.containers import with_quantiles
 from queries.freshness import EVERYTHING, PROMETHEUS, answer
 from queries.live import LiveContainer, live_containers
+from queries.newest import newest_inference
 from queries.parts import device_parts
 from queries.resolution import grid, on_grid, resolution, series_table
 from queries.scoping import during, of_tenants
@@ -29,13 +30,18 @@ def tenant_table(
 ) -> Answer:
     """Tenants by severity, then name: level, word, why (of the worst container), tenant, origin (mapped, label,
     compose, none: how surely it is that tenant), teams, containers, running, criticals, warnings, gpus_held,
-    sm_ratio (mean over its GPUs), gpu_memory_bytes, cpu_cores, requests_per_second, tokens_per_second.
+    sm_ratio (mean over its GPUs), gpu_memory_bytes, cpu_cores, requests_per_second, tokens_per_second
+    (both without gateways, which count what the servers behind them count).
     """
     groups: dict[str, list[LiveContainer]] = {}
     for container in live_containers(store, scope, window, host=host, limits=limits):
         groups.setdefault(str(container.facts["tenant"]), []).append(container)
+    gateways = {
+        row["container_key"] for row in newest_inference(store, scope, window, host=host) if row["role"] == "gateway"
+    }
     rows: list[dict[str, object]] = []
     for tenant, members in groups.items():
+        servers = [c for c in members if c.key not in gateways]
         worst = members[0].judgement  # already worst first
         held = {str(gpu["gpu_uuid"]) for c in members for gpu in c.gpus if gpu["held"]}
         shares = [gpu["sm_ratio"] for c in members for gpu in c.gpus if isinstance(gpu["sm_ratio"], float)]
@@ -51,8 +57,8 @@ def tenant_table(
                 "sm_ratio": sum(shares) / len(shares) if shares else None,
                 "gpu_memory_bytes": _total([c.gpu_memory_bytes for c in members]),
                 "cpu_cores": _total([c.cpu_cores for c in members]),
-                "requests_per_second": _total([c.requests_per_second for c in members]),
-                "tokens_per_second": _total([c.tokens_per_second for c in members]),
+                "requests_per_second": _total([c.requests_per_second for c in servers]),
+                "tokens_per_second": _total([c.tokens_per_second for c in servers]),
             }
         )  # fmt: skip
     rows.sort(key=lambda row: (-int(str(row["level"])), str(row["tenant"])))

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fleet.model import Batch, Histogram, InferenceSample, Row, Scope, Window
+from fleet.model import Batch, Container, Histogram, InferenceSample, Row, Scope, Window
 from queries.latency import latency_heatmap, latency_series, latency_table
-from queries.tenants import tenant_models, tenant_series
+from queries.overview import fleet_numbers
+from queries.tenants import tenant_models, tenant_series, tenant_table
 from store import Store
 from tests.queries.three_tenants import EVERYONE
 from tests.store.stores import KINDS, store_of_kind
@@ -39,10 +40,19 @@ def _rows(minute: int) -> Iterator[Row]:
         )
 
 
+def _containers() -> Iterator[Row]:
+    for key, tenant in (("h:a", "acme"), ("h:b", "beta"), ("h:c", "acme"), ("h:gate", "acme")):
+        yield Container(
+            seen_at=END, host="h", tenant=tenant, team="", owner="", tenant_origin="mapped", container_key=key,
+            container_id=key, name=key, image="x:1", image_id="", image_digest="", state="running",
+            created_at=END - timedelta(days=1), started_at=END - timedelta(days=1),
+        )  # fmt: skip
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with store_of_kind(request.param, tmp_path_factory.mktemp("served")) as store:
-        rows = tuple(row for minute in range(60 * 10) for row in _rows(minute))
+        rows = (*(row for minute in range(60 * 10) for row in _rows(minute)), *_containers())
         store.append(Batch(token="ten hours", rows=rows))
         yield store
 
@@ -132,3 +142,14 @@ def test_a_tenants_series_leave_its_gateway_out(served: Store):
     assert all(row["ttft_p50_lower_seconds"] != 1.0 for row in rows if "ttft_p50_lower_seconds" in row)
     models = {row["endpoint"]: row["role"] for row in tenant_models(served, acme, HALF_HOUR).rows.to_pylist()}
     assert models == {"h:a": "server", "h:c": "server", "h:gate": "gateway"}
+
+
+def test_the_fleets_numbers_and_the_tenants_leave_gateways_out(served: Store):
+    numbers = {row["name"]: row for row in fleet_numbers(served, EVERYONE, HALF_HOUR).rows.to_pylist()}
+    assert numbers["requests_per_second"]["value"] == pytest.approx(0.5)
+    assert {round(value, 6) for value in numbers["requests_per_second"]["spark"] if value} == {0.5}
+    assert numbers["ttft_p95_seconds"]["lower"] != 1.0  # where all of the gateway's lie
+    rates = {
+        row["tenant"]: row["requests_per_second"] for row in tenant_table(served, EVERYONE, HALF_HOUR).rows.to_pylist()
+    }
+    assert rates == {"acme": pytest.approx(20 / 60), "beta": pytest.approx(10 / 60)}
