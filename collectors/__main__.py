@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     feed = commands.add_parser("prometheus-config", parents=[common], help="print what a Prometheus needs to feed us")
     feed.add_argument("--rules", action="store_true", help="print the recording rules instead of the scrape config")
     feed.add_argument("--out", type=Path, metavar="FOLDER", help="write both files there instead of printing one")
+    cluster = commands.add_parser("cluster-schema", parents=[common], help="print the schema for a ClickHouse cluster")
+    cluster.add_argument("--cluster", required=True, metavar="NAME", help="as in the server's remote_servers")
     jobs = commands.add_parser("jobs", parents=[common], help="verify the GPU job ledger, or export a period of it")
     jobs.add_argument("action", choices=("verify", "export"), nargs="?", default="verify", help="verify is the default")
     jobs.add_argument("--from", dest="start", metavar="TIME", help="export: 2026-10-01 or 2026-10-01T08:00, UTC")
@@ -116,6 +118,8 @@ def _command(options: argparse.Namespace, settings: Settings) -> int:
         return _once(options, settings)
     if options.command == "prometheus-config":
         return _prometheus_config(options, settings)
+    if options.command == "cluster-schema":
+        return _cluster_schema(options)
     if options.command == "release-gpus":
         return _release_gpus(options, settings)
     if options.command == "doctor":
@@ -160,6 +164,18 @@ def _prometheus_config(options: argparse.Namespace, settings: Settings) -> int:
         )
         return UNUSABLE
     print(f"{', '.join(files)} written to {options.out}; promtool check config {options.out / SCRAPE_FILE} checks both")
+    return FINE
+
+
+def _cluster_schema(options: argparse.Namespace) -> int:
+    from store import migrations
+
+    try:
+        found = [*migrations.render_cluster(options.cluster), *migrations.cluster_versions(options.cluster)]
+    except ValueError as error:
+        print(f"--cluster: {error}", file=sys.stderr)
+        return UNUSABLE
+    print(json.dumps(found, indent=1) if options.json else "\n\n".join(f"{statement};" for statement in found))
     return FINE
 
 

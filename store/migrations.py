@@ -71,8 +71,7 @@ def render_cluster(cluster: str) -> list[str]:
     Rows of one container (else of one host) stay on one shard, so rollups and per-container queries merge locally.
     Raises ValueError for a cluster name that is no plain name.
     """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", cluster):
-        raise ValueError(f"cluster: {cluster!r} is no plain name; write letters, digits, _ and - only")
+    _check_name(cluster)
     on_cluster = f"ON CLUSTER '{cluster}'"
 
     def value(match: re.Match[str]) -> str:
@@ -102,6 +101,27 @@ def render_cluster(cluster: str) -> list[str]:
                     f"ENGINE = Distributed('{cluster}', currentDatabase(), '{table}_local', cityHash64({key}))"
                 )
     return statements
+
+
+def cluster_versions(cluster: str) -> list[str]:
+    """What records that a cluster has every migration: else a collector would run the plain ones on top of them.
+
+    To be run after `render_cluster`. Raises ValueError for a cluster name that is no plain name.
+    """
+    _check_name(cluster)
+    versions = ", ".join(f"({one.version}, '{one.name}', now64(3, 'UTC'))" for one in load())
+    return [
+        f"CREATE TABLE IF NOT EXISTS schema_migrations_local ON CLUSTER '{cluster}' (version UInt32, name String,"
+        " applied_at DateTime64(3, 'UTC'))\nENGINE = ReplicatedReplacingMergeTree ORDER BY version",
+        f"CREATE TABLE IF NOT EXISTS schema_migrations ON CLUSTER '{cluster}' AS schema_migrations_local\n"
+        f"ENGINE = Distributed('{cluster}', currentDatabase(), 'schema_migrations_local', cityHash64(version))",
+        f"INSERT INTO schema_migrations VALUES {versions}",
+    ]
+
+
+def _check_name(cluster: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", cluster):
+        raise ValueError(f"cluster: {cluster!r} is no plain name; write letters, digits, _ and - only")
 
 
 def apply(command: Callable[[str], None], query: Callable[[str], pa.Table]) -> None:

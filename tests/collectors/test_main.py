@@ -325,3 +325,28 @@ def test_a_daemon_that_hangs_and_comes_back_is_a_gap_and_a_recovery_in_the_store
         store.close()
     assert events == [{"kind": "gap", "host": "h1"}, {"kind": "recovered", "host": "h1"}]
     assert named == [{"container_key": "h1:web"}]
+
+
+def test_the_schema_of_a_cluster_is_printed_ready_to_be_run(folder, capsys):
+    # An operator pipes it into clickhouse-client: statements with their semicolons, and nothing else.
+    assert main(["cluster-schema", "--cluster", "gpu_fleet"]) == 0
+    text = capsys.readouterr().out
+    assert "CREATE TABLE IF NOT EXISTS container_samples_local ON CLUSTER 'gpu_fleet'" in text
+    assert (
+        "ENGINE = Distributed('gpu_fleet', currentDatabase(), 'container_samples_local', cityHash64(container_id))"
+        in text
+    )
+    assert text.rstrip().endswith(";")
+    statements = [part.strip() for part in text.split(";\n") if part.strip()]
+    assert {statement.split()[0] for statement in statements} == {"CREATE", "ALTER", "DROP", "INSERT"}
+    assert statements[-1].startswith("INSERT INTO schema_migrations")
+    assert main(["cluster-schema", "--cluster", "gpu_fleet", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(statements)
+
+
+def test_a_cluster_name_that_could_be_sql_is_refused_in_one_line(folder, capsys):
+    assert main(["cluster-schema", "--cluster", "x' ; DROP"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "plain name" in err

@@ -131,6 +131,22 @@ def test_every_statement_for_a_cluster_is_parsed_by_the_engine(migrated: Store) 
     assert text.count(" ON CLUSTER 'fleet-main'") == len(statements)
 
 
+def test_a_cluster_is_told_that_it_has_every_migration() -> None:
+    # A collector that found no versions would run the plain migrations over the cluster's Distributed tables.
+    *tables, insert = migrations.cluster_versions("fleet-main")
+    engine = Engine(f"chdb://{engine_folder()}")
+    for statement in tables:
+        assert engine.run(f"EXPLAIN AST {statement}").startswith(b"CreateQuery"), statement
+        assert " ON CLUSTER 'fleet-main'" in statement
+    engine.run(
+        "CREATE TABLE schema_migrations (version UInt32, name String, applied_at DateTime64(3, 'UTC')) ENGINE = Memory"
+    )
+    engine.run(insert)
+    engine.close()
+    for one in migrations.load():
+        assert f"({one.version}, '{one.name}', " in insert
+
+
 def test_a_cluster_keeps_one_container_on_one_shard() -> None:
     shards = {
         statement.split(" ")[5]: statement.rpartition("cityHash64(")[2].rstrip(")")
@@ -146,3 +162,5 @@ def test_a_cluster_keeps_one_container_on_one_shard() -> None:
 def test_a_cluster_name_that_is_no_plain_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="plain name"):
         migrations.render_cluster(name)
+    with pytest.raises(ValueError, match="plain name"):
+        migrations.cluster_versions(name)
