@@ -18,7 +18,7 @@ from queries.answer import Answer
 from queries.containers import live_table
 from queries.freshness import EVERYTHING, NVML, answer
 from queries.gpus import gpu_rows
-from queries.live import live_fleet
+from queries.live import floats, live_fleet
 from queries.newest import NOW, Rows, newest_gpus, newest_inference, newest_samples, newest_ttft
 from queries.parts import device_parts
 from queries.resolution import RAW_UP_TO, Resolution, grid, on_grid, resolution
@@ -158,11 +158,7 @@ _SUMMED = ("container_samples", "gpu_samples", "inference_samples")
 
 def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
     """The rates of the last minutes, from what the live fleet was read for."""
-    cpu = _shared_time(
-        newest_samples(store, scope, window, host=host).select(["host", "own_seconds", "mean_cpu_cores"]).to_pylist(),
-        "host",
-        _mean_cpu,
-    )
+    cpu = _cpu_cores(newest_samples(store, scope, window, host=host))
     served = [row for row in newest_inference(store, scope, window, host=host) if row["role"] == "server"]
     found: dict[str, float | None] = {
         "cpu_cores": cpu,
@@ -184,10 +180,6 @@ def _mean_power(row: Mapping[str, Any]) -> float | None:
     return row["mean_power"]
 
 
-def _mean_cpu(row: Mapping[str, Any]) -> float | None:
-    return row["mean_cpu_cores"]
-
-
 def _asked(row: Mapping[str, Any]) -> float | None:
     return row["asked"] / row["asked_seconds"] if row["asked"] is not None and row["asked_seconds"] else None
 
@@ -207,6 +199,16 @@ def _shared_time(rows: Rows, poll: str, rate: Callable[[Mapping[str, Any]], floa
         if (value := rate(row)) is not None and longest[row[poll]] > 0
     ]
     return sum(known) if known else None
+
+
+def _cpu_cores(samples: pa.Table) -> float | None:
+    """`_shared_time` of all containers at once."""
+    own, rate = floats(samples["own_seconds"]), floats(samples["mean_cpu_cores"])
+    hosts = samples["host"].combine_chunks().dictionary_encode().indices.to_numpy()
+    longest = np.zeros(len(own))
+    np.maximum.at(longest, hosts, own)
+    known = ~np.isnan(rate) & (longest[hosts] > 0)
+    return float((rate[known] * own[known] / longest[hosts[known]]).sum()) if known.any() else None
 
 
 def _before(window: Window) -> Window:
