@@ -14,7 +14,9 @@ from fleet.tools import UNUSABLE, Tool, ToolError
 
 #: Name -> (module with `main(arguments)`, what it is for). A new tool is one line here.
 TOOLS: dict[str, tuple[str, str]] = {
+    "cost": ("fleet.tools.cost", "what a described case costs, by tenant and per million tokens"),
     "jobs": ("fleet.tools.jobs", "verify an export of the GPU job ledger"),
+    "posture": ("fleet.tools.posture", "security posture of saved docker inspect output or a compose file"),
     "profiles": ("fleet.tools.profiles", "what the metric profiles read in a saved /metrics text"),
 }
 
