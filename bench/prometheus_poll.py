@@ -89,7 +89,6 @@ class Fleet:
                 continue
             if "process_start_time_seconds" in names:
                 add(number, "process_start_time_seconds", BEGIN.timestamp() - 3600)
-                continue
             if "vllm:request_success_total" in names:
                 for reason in ("stop", "length", "abort"):
                     add(number, "vllm:request_success_total", done, finished_reason=reason)

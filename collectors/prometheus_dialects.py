@@ -159,7 +159,9 @@ def summed(profile: Profile, wanted: ProfileField) -> bool:
     """Whether the server adds up this field's series before we read them.
 
     A gateway's counters carry whoever asked, down to client addresses and user agents: 60 requests made 1,261 series
-    of a LiteLLM. What is wanted of them is a number per model and tenant.
+    of a LiteLLM. What is wanted of them is a number per model and tenant. Measured with 20 teams, 5 models and 20
+    clients a team: 1,700 sums (0.35 MB) instead of 34,000 series (8.4 MB), a fourteenth of our CPU and half of the
+    server's.
     """
     return profile.role == "gateway" and wanted.type in ("counter", "histogram", "mean")
 

@@ -16,16 +16,17 @@ Ladder = tuple[dict[str, str], list[str], list[float]]
 def ladders_of(samples: Iterable[Sample]) -> list[Ladder]:
     """Buckets put together by histogram. Takes the bounds out of the labels it is given."""
     found: dict[str, Ladder] = {}
+    last: Ladder = ({}, [], [])
     for labels, value in samples:
         text = labels.pop("le", "")
-        # One text of names and values: a third of the cost of a frozenset, and this is asked for every bucket.
-        key = "\0".join((*labels, *labels.values()))
-        ladder = found.get(key)
-        if ladder is None:
-            found[key] = (labels, [text], [value])
-        else:
-            ladder[1].append(text)
-            ladder[2].append(value)
+        # Nearly always the bucket belongs to the histogram of the one before it: no key needs to be made for it.
+        if labels != last[0]:
+            key = "\0".join((*labels, *labels.values()))
+            last = found.get(key, last)
+            if labels != last[0]:
+                last = found[key] = (labels, [], [])
+        last[1].append(text)
+        last[2].append(value)
     return list(found.values())
 
 

@@ -113,20 +113,7 @@ class PollReadings:
 
     def take(self, query: FieldQuery, vector: Iterable[Sample]) -> None:
         """File the answer to one query; an empty one for a query without a text."""
-        by_target: dict[int, tuple[Target, dict[str, list[Sample]]]] = {}
-        find = self._index.find
-        for sample in vector:
-            labels = sample[0]
-            target = find(labels)
-            found = by_target.get(id(target))
-            if found is None:
-                found = by_target[id(target)] = (target, {})
-            name = labels.get("__name__", "")
-            same = found[1].get(name)
-            if same is None:
-                found[1][name] = [sample]
-            else:
-                same.append(sample)
+        by_target = self._sorted(vector)
         for place, (target, kept) in self._kept.items():
             ours = {name: samples for name, samples in kept.items() if name in query.names}
             if ours:
@@ -143,6 +130,34 @@ class PollReadings:
             if by_metric:
                 self._take_target(place, target, spoken, query, by_metric)
         self._note_failures(query)
+
+    def _sorted(self, vector: Iterable[Sample]) -> dict[int, tuple[Target, dict[str, list[Sample]]]]:
+        """Samples by target and metric."""
+        # By job and instance first: that is all there is to know of a series, but where targets share them.
+        by_name: dict[tuple[str | None, str | None], dict[str, list[Sample]]] = {}
+        for sample in vector:
+            get = sample[0].get
+            name = (get("job"), get("instance"))
+            metrics = by_name.get(name)
+            if metrics is None:
+                metrics = by_name[name] = {}
+            metric = get("__name__", "")
+            same = metrics.get(metric)
+            if same is None:
+                metrics[metric] = [sample]
+            else:
+                same.append(sample)
+        by_target: dict[int, tuple[Target, dict[str, list[Sample]]]] = {}
+        for (job, instance), metrics in by_name.items():
+            target = self._index.only(job or "", instance or "")
+            if target is not None:
+                by_target[id(target)] = (target, metrics)
+                continue
+            for metric, samples in metrics.items():
+                for sample in samples:
+                    own = self._index.find(sample[0])
+                    by_target.setdefault(id(own), (own, {}))[1].setdefault(metric, []).append(sample)
+        return by_target
 
     def fail(self, query: FieldQuery, why: str) -> None:
         """Note that a query was not answered: none of its names is known in this poll."""
@@ -229,9 +244,10 @@ def _take_counters(
     reading: TargetReading, wanted: ProfileField, samples: Iterable[Sample], tenant_of: TenantOf
 ) -> None:
     counters = reading.counters.setdefault(wanted.name, {})
+    blank_from = reading.profile.blank_from
     for labels, value in samples:
         subject = reading.note(labels, tenant_of)
-        if not _known(reading, wanted, value):
+        if not (-math.inf < value < blank_from or _known(reading, wanted, value)):
             continue
         # A metric that is there without the labels asked for counts as 0: it was never raised.
         found = counters.setdefault(subject, [])

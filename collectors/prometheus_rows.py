@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import sub
 from urllib.parse import urlsplit
 
 from collectors.prometheus_claims import Claims
@@ -98,11 +99,16 @@ class RowMaker:
         """Rows of the targets that were read. now: server clock, seconds; process_starts by target key."""
         rows: list[Row] = []
         self.claims.forget(at)
+        read = {
+            one.id: frozenset(w.key for w in one.fields if (one.id, w.key) not in failures)
+            for one in {reading.profile.id: reading.profile for reading in readings}.values()
+        }
         for reading in sorted(readings, key=lambda each: each.target.endpoint):
             place = places[reading.target.key]
             names = {(reading.profile.id, reading.profile.role, model) for model, _ in reading.shown()}
             self._spoken.setdefault(reading.target.key, set()).update(names)
-            made = self._rows(at, now, reading, place, process_starts.get(reading.target.key), failures)
+            start = _start(process_starts.get(reading.target.key), place)
+            made = self._rows(at, now, reading, place, start, read[reading.profile.id], failures)
             listener = place.listener
             counted = any(isinstance(row, InferenceSample) and row.up for row in made)
             if listener is not None and counted:  # a stale target must not hold the place of a live one
@@ -148,7 +154,8 @@ class RowMaker:
         now: float,
         reading: TargetReading,
         place: Place,
-        process_start: float | None,
+        start: Start | None,
+        fields: frozenset[str],
         failures: Failures,
     ) -> list[Row]:
         target, facts = reading.target, place.join.container
@@ -170,15 +177,11 @@ class RowMaker:
             (target.key, reading.profile.id),
             now=now,
             scraped_at=target.scraped_at,
-            start=_start(process_start, place),
+            start=start,
             values=reading.counted_values(),
             histograms=reading.counted_histograms(),
             sums=reading.profile.role == "gateway",
-            fields=frozenset(
-                wanted.key
-                for wanted in (*reading.profile.samples, *reading.profile.histograms)
-                if (reading.profile.id, wanted.key) not in failures
-            ),
+            fields=fields,
         )
         seconds = self.interval_seconds if turn.seconds is None else turn.seconds
         rows: list[Row] = []
@@ -270,7 +273,9 @@ class RowMaker:
                         field=wanted.name,
                         interval_seconds=seconds,
                         bounds=bounds,
-                        increments=tuple(map(sum, zip(*(part[0] for part in parts), strict=True))),
+                        increments=parts[0][0]
+                        if len(parts) == 1
+                        else tuple(map(sum, zip(*(part[0] for part in parts), strict=True))),
                         sum_increment=sum(known_sums) if len(known_sums) == len(sums) else None,
                         role=reading.profile.role,
                     )
@@ -287,9 +292,9 @@ class RowMaker:
             total = self.lives.count(turn, name, histogram.sum_series, histogram.sum_value)
         if cumulative is None:
             return None
+        steps = tuple(map(sub, cumulative, (0.0, *cumulative)))
         # Counts are whole numbers: a difference below 0 is a rounding error of two large floats.
-        steps = (high - low for low, high in zip((0.0, *cumulative), cumulative, strict=False))
-        return tuple(max(0.0, step) for step in steps), total
+        return steps if min(steps) >= 0.0 else tuple(max(0.0, step) for step in steps), total
 
     def _sample(
         self,

@@ -139,6 +139,11 @@ class TargetIndex:
         names = {name for found in several for target in found for name in target.labels}
         return tuple(sorted(names - {"job", "instance"}))
 
+    def only(self, job: str, instance: str) -> Target | None:
+        """The one target of this job and instance; None when there are several, or none is known."""
+        found = self._by_name.get((job, instance), ())
+        return found[0] if len(found) == 1 else None
+
     def find(self, labels: Mapping[str, str]) -> Target:
         """The target whose labels the series carries; one made up from job and instance when there is none."""
         name = (labels.get("job", ""), labels.get("instance", ""))

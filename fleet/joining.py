@@ -162,6 +162,11 @@ class Joiner:
             answer = self._by_container_id("id", f"label {label}", text, exclusive=label != "id")
             if answer is not None:
                 return answer
+        # With the containerd image store, cAdvisor knows no names and writes the id instead.
+        name = endpoint.labels.get("name", "").lower()
+        answer = self._by_container_id("id", "label name", name, exclusive=False) if _LONG_ID.search(name) else None
+        if answer is not None:
+            return answer
         tried.append("no container id among the labels")
         return None
 

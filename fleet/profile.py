@@ -137,16 +137,14 @@ class ProfileField:
     label: str = ""
     weight: Literal["request", "token"] = "request"
     note: str = ""
+    #: Stored as a histogram; that of a mean has the one bound +Inf.
+    distributed: bool = field(init=False)
+    #: Name among all fields of a profile: a column and a distribution may share theirs.
+    key: str = field(init=False)
 
-    @property
-    def key(self) -> str:
-        """Name among all fields of a profile: a column and a distribution may share theirs."""
-        return f"{self.name} distribution" if self.distributed else self.name
-
-    @property
-    def distributed(self) -> bool:
-        """Stored as a histogram; that of a mean has the one bound +Inf."""
-        return self.type in ("histogram", "mean")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "distributed", self.type in ("histogram", "mean"))
+        object.__setattr__(self, "key", f"{self.name} distribution" if self.distributed else self.name)
 
     def series_names(self) -> tuple[str, ...]:
         """Every metric name as it stands in an exposition, that this field reads."""

@@ -198,6 +198,25 @@ def test_a_stopped_container_holds_no_address():
     assert joined(Joiner((stopped,)).join(target("172.17.0.2:8000"))) == ("none", None)
 
 
+def test_an_address_that_was_handed_on_belongs_to_whoever_holds_it_now():
+    before = host(container(A, "chat", ip="172.17.0.2"))
+    after = host(
+        container(A, "chat", ip="172.17.0.2", state="exited"), container(C, "batch", ip="172.17.0.2", started=AT)
+    )
+    assert joined(Joiner((before,)).join(target("172.17.0.2:8000"))) == ("address", A)
+    answer = Joiner((after,)).join(target("172.17.0.2:8000"))
+    assert joined(answer) == ("address", C)
+    # and what was scraped before it began is not its own
+    assert is_older_than_start(AT - timedelta(seconds=30), answer.container)
+
+
+def test_a_name_that_is_an_id_is_taken_as_one_and_any_other_name_as_a_name():
+    assert joined(Joiner((ONE,)).join(target(labels={"name": B}))) == ("id", B)
+    assert joined(Joiner((ONE,)).join(target(labels={"name": "chat"}))) == ("name", A)
+    # an id that nobody has may still be a name, or the address may tell
+    assert joined(Joiner((ONE,)).join(target("172.17.0.2:8000", labels={"name": C}))) == ("address", A)
+
+
 PUBLISHED = host(
     container(A, "chat", ports=[("0.0.0.0", 18000, 8000), ("::", 18000, 8000)]),
     container(B, "embed", ports=[("127.0.0.1", 18001, 8000)]),
