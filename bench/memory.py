@@ -44,7 +44,8 @@ def wait_until_healthy(url: str, seconds: float) -> None:
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
+                # A collector that still fills its demo store answers too.
+                if answer.status == 200 and json.load(answer)["status"] != "starting":
                     return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(1)
@@ -64,12 +65,18 @@ def main() -> int:
         }  # fmt: skip
         commands = {"collectors": ["collectors", "demo"], "dashboard": ["dashboard"]}
         running = {
-            name: subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+            name: subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             for name, words in commands.items()
         }
         try:
             for port in ports.values():
-                wait_until_healthy(f"http://127.0.0.1:{port}/healthz", 300)
+                wait_until_healthy(f"http://127.0.0.1:{port}/healthz", 900)
             Browser(ports["dashboard"], "").open()
             time.sleep(options.seconds)
             found = {name: resident_bytes(process.pid) for name, process in running.items()}
