@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute  # its functions are made at run time, no type checker sees them
 
-from fleet.latency import Quantile, quantile_from_buckets
+from fleet.latency import Quantile, distribution
 from fleet.model import Scope, Window
 from fleet.severity import Level, Thresholds
 from queries.answer import Answer
@@ -387,29 +387,28 @@ def with_quantiles(store: Store, rows: pa.Table, window: Window, condition: str,
     """The series with p50 and p95 of TTFT, ITL and E2E per point, from buckets summed within the point."""
     tier = resolution(window, finest_seconds=60)
     found = store.query(
-        f"SELECT field, {tier.bucket} AS bucket, bounds, {tier.buckets} AS merged FROM {tier.table('histograms')}"
-        f" WHERE {condition} AND field IN ('ttft_seconds', 'itl_seconds', 'e2e_seconds')"
-        " GROUP BY field, bucket, bounds",
+        f"SELECT field, {tier.bucket} AS bucket, any(bounds) AS ladder, {tier.buckets} AS merged"
+        f" FROM {tier.table('histograms')} WHERE {condition}"
+        " AND field IN ('ttft_seconds', 'itl_seconds', 'e2e_seconds') GROUP BY field, bucket, cityHash64(bounds)",
         parameters,  # type: ignore[arg-type]
     ).to_pylist()
     points = grid(window, tier.step_seconds)
     place = {int(second): number for number, second in enumerate(points)}
+    parts: dict[tuple[str, int], list[tuple[Sequence[float], Sequence[float], float | None]]] = {}
+    for row in found:
+        number = place.get(int(row["bucket"]))
+        if number is not None:
+            parts.setdefault((row["field"], number), []).append((row["ladder"], row["merged"], None))
     for field in ("ttft", "itl", "e2e"):
         columns = {name: np.full(len(points), np.nan) for name in ("p50", "p95", "p95_lower", "p95_upper", "count")}
-        ladders: dict[int, int] = {}
-        for row in found:
-            number = place.get(int(row["bucket"]))
-            if row["field"] != f"{field}_seconds" or number is None:
+        for number in range(len(points)):
+            some = parts.get((f"{field}_seconds", number))
+            if some is None:
                 continue
-            ladders[number] = ladders.get(number, 0) + 1
-            p50, p95 = (quantile_from_buckets(row["bounds"], row["merged"], q) for q in (0.50, 0.95))
-            for name, value in _quantile_cells(p50, p95).items():
+            merged = distribution(some)  # different ladders are bracketed, not added
+            for name, value in _quantile_cells(merged.quantile(0.50), merged.quantile(0.95)).items():
                 if value is not None:
                     columns[name][number] = value
-        for number, ladder_count in ladders.items():
-            if ladder_count > 1:  # two bucket ladders in one point cannot be added: no number rather than a wrong one
-                for name in columns:
-                    columns[name][number] = np.nan
         for name, values in columns.items():
             unit = "" if name == "count" else "_seconds"
             rows = rows.append_column(f"{field}_{name}{unit}", nullable(values))
