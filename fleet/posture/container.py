@@ -57,20 +57,30 @@ class Binding:
 
 
 class Container:
-    """One `docker inspect` object. `unread`: paths that its source could not decide (a compose file without image)."""
+    """One `docker inspect` object. `unread`: paths that its source could not decide (a compose file without image).
+
+    `partial`: paths of which it knows a part. `place` turns a path of inspect into one of its source.
+    """
 
     def __init__(
         self,
         inspect: Json,
         *,
         unread: frozenset[str] = frozenset(),
+        partial: frozenset[str] = frozenset(),
         kind: Literal["inspect", "compose"] = "inspect",
         place: Callable[[str], str] | None = None,
     ) -> None:
         self.inspect = inspect
         self.kind = kind
         self.place = place
+        self._partial = partial
         self.top = Section(inspect, "", unread)
+
+    def all_of(self, path: str) -> None:
+        """Raise Unread when the image may add to what stands at `path`: what is not there may be there after all."""
+        if path in self._partial:
+            raise Unread(path, "the image may set more, and it was not given")
 
     @property
     def id(self) -> str:
@@ -222,9 +232,15 @@ def is_image_id(reference: str) -> bool:
     return _IMAGE_ID.fullmatch(reference) is not None
 
 
+def shown_reference(reference: str) -> str:
+    """The reference without user name and password, safe to show."""
+    head, sign, digest = reference.partition("@sha256:")
+    return safe(f"{head.rsplit('@', 1)[-1]}{sign}{digest}", 200)
+
+
 def image_name(reference: str) -> str:
-    """The reference as a subject, without user names or passwords in it, safe to show."""
-    return safe(reference.split("@")[0] if not reference.startswith("sha256:") else reference[:19], 200)
+    """The reference as a subject: without its digest, an id cut short, safe to show."""
+    return shown_reference(reference[:19] if reference.startswith("sha256:") else reference.partition("@sha256:")[0])
 
 
 def _bindings(ports: Section, *, effective: bool) -> tuple[Binding, ...]:

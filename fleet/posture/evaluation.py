@@ -66,6 +66,19 @@ class Finding:
         return self.result == "fail" and not self.cause
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Who:
+    """The subject that checks are about, and its context (see Modifier)."""
+
+    kind: SubjectKind
+    subject: str
+    context: frozenset[str] = frozenset()
+    state: str = ""
+    tenant: str = ""
+    container_id: str = ""
+    place: Callable[[str], str] | None = None
+
+
 def evaluate(evidence: Evidence, *, include_low: bool = False) -> tuple[Finding, ...]:
     """Every check on every subject of one host; low and info checks only when asked for. Never raises on any JSON."""
     found: list[Finding] = []
@@ -79,15 +92,22 @@ def evaluate(evidence: Evidence, *, include_low: bool = False) -> tuple[Finding,
 
 def evaluate_container(evidence: Evidence, one: Container, *, include_low: bool = False) -> list[Finding]:
     """The findings of one container alone: what a change of it, or of its host's facts, asks for."""
-    context = _context(evidence, one)
-    subject, tenant = evidence.subject_of(one), evidence.tenants.get(one.id, "")
-    found = [
-        replace_path(finding, one)
-        for check, predicate in _wanted_containers(include_low)
-        for finding in _findings(check, "container", subject, partial(predicate, one, evidence), context)
-    ]
-    state, identity = one.state, one.id
-    return [replace(finding, state=state, tenant=tenant, container_id=identity) for finding in explained(found)]
+    who = _Who(
+        kind="container",
+        subject=evidence.subject_of(one),
+        context=_context(evidence, one),
+        state=one.state,
+        tenant=evidence.tenants.get(one.id, ""),
+        container_id=one.id,
+        place=one.place,
+    )
+    return explained(
+        [
+            finding
+            for check, predicate in _wanted_containers(include_low)
+            for finding in _findings(check, who, partial(predicate, one, evidence))
+        ]
+    )
 
 
 def evaluate_images(evidence: Evidence, *, include_low: bool = False) -> list[Finding]:
@@ -95,13 +115,13 @@ def evaluate_images(evidence: Evidence, *, include_low: bool = False) -> list[Fi
     found: list[Finding] = []
     for name, image, running, content in _image_subjects(evidence):
         wanted = {**images.REFERENCE_CHECKS, **(images.CONTENT_CHECKS if content else {})}
+        who = _Who(kind="image", subject=name, state="running" if running else "")
         own: list[Finding] = []
         for identity, predicate in wanted.items():
             check = checks()[identity]
             if include_low or check.in_short_list:
-                own += _findings(check, "image", name, partial(predicate, image, evidence), frozenset())
-        state = "running" if running else ""
-        found += [replace(finding, state=state) for finding in explained(own)]
+                own += _findings(check, who, partial(predicate, image, evidence))
+        found += explained(own)
     return found
 
 
@@ -112,8 +132,7 @@ def evaluate_groups(evidence: Evidence, *, include_low: bool = False) -> list[Fi
         check = checks()[identity]
         if not (include_low or check.in_short_list):
             continue
-        for name, verdict in subjects(evidence):
-            found.append(_finding(check, kind, name, verdict, frozenset()))
+        found += (_finding(check, _Who(kind=kind, subject=name), verdict) for name, verdict in subjects(evidence))
     return found
 
 
@@ -122,11 +141,12 @@ def evaluate_host(evidence: Evidence, *, include_low: bool = False) -> list[Find
     if evidence.info is None and evidence.version is None and not evidence.host:
         return []
     name = evidence.host or safe((evidence.info or {}).get("Name"), 120) or "host"
+    who = _Who(kind="host", subject=name)
     found: list[Finding] = []
     for identity, predicate in host.CHECKS.items():
         check = checks()[identity]
         if include_low or check.in_short_list:
-            found += _findings(check, "host", name, partial(predicate, evidence), frozenset())
+            found += _findings(check, who, partial(predicate, evidence))
     return found
 
 
@@ -144,11 +164,6 @@ def explained(findings: Sequence[Finding]) -> list[Finding]:
         else finding
         for finding in findings
     ]
-
-
-def replace_path(finding: Finding, one: Container) -> Finding:
-    """The finding with its path as its source writes it (a compose file has other words than inspect)."""
-    return finding if one.place is None else replace(finding, path=one.place(finding.path))
 
 
 @cache
@@ -171,34 +186,35 @@ def _context(evidence: Evidence, one: Container) -> frozenset[str]:
     return frozenset(found)
 
 
-def _findings(
-    check: Check, kind: SubjectKind, subject: str, ask: Callable[[], Answer], context: Collection[str]
-) -> Iterator[Finding]:
+def _findings(check: Check, who: _Who, ask: Callable[[], Answer]) -> Iterator[Finding]:
     try:
         answer = ask()
     except Unread as missing:
         answer = Verdict(result="unknown", path=missing.path, why=missing.why)
     for verdict in answer if isinstance(answer, list) else (answer,):
-        yield _finding(check, kind, subject, verdict, context)
+        yield _finding(check, who, verdict)
 
 
-def _finding(check: Check, kind: SubjectKind, subject: str, verdict: Verdict, context: Collection[str]) -> Finding:
+def _finding(check: Check, who: _Who, verdict: Verdict) -> Finding:
     base = check.severity if verdict.severity is None else verdict.severity
-    modifiers, severity = _moved(base, check, context) if verdict.result == "fail" else ((), base)
+    modifiers, severity = _moved(base, check, who.context) if verdict.result == "fail" else ((), base)
     return Finding(
         check=check.id,
-        kind=kind,
-        subject=subject,
+        kind=who.kind,
+        subject=who.subject,
         result=verdict.result,
         severity=severity,
         base_severity=base,
         observed=verdict.observed,
         expected=check.expected,
-        path=verdict.path,
+        path=verdict.path if who.place is None else who.place(verdict.path),
         why=verdict.why,
-        key=safe(verdict.key, 160),
+        key=safe(verdict.key),
         cause=verdict.cause,
         modifiers=modifiers,
+        state=who.state,
+        tenant=who.tenant,
+        container_id=who.container_id,
         version=check.version,
         details=verdict.details,
     )

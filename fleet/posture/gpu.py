@@ -47,6 +47,8 @@ def _environment(one: Container, evidence: Evidence) -> Answer:
     path = "Config.Env"
     devices = one.environment.get(_VISIBLE, "")
     wanted = [name.strip() for name in devices.split(",") if name.strip()]
+    if _VISIBLE not in one.environment:
+        one.all_of(path)
     if not wanted or "void" in wanted or wanted == ["none"]:
         return passed(f"{_VISIBLE} is {safe(devices, 40) or 'not set'}", path)
     if one.gpu_request.kind != "none":
@@ -78,6 +80,8 @@ def _capabilities(one: Container, _: Evidence) -> Answer:
             named |= {word for word in group if isinstance(word, str)} if isinstance(group, list) else set()
     wide = sorted(named & _WIDE)
     if not wide:
+        if _CAPABILITIES not in one.environment:
+            one.all_of("Config.Env")
         return passed(safe(", ".join(sorted(named - {""})), 80) or "the toolkit's default", "Config.Env")
     reached = one.has_gpu
     observed = ", ".join(wide)
@@ -93,6 +97,7 @@ def _privileged(one: Container, _: Evidence) -> Answer:
     environment = one.environment
     wants = one.gpu_request.kind != "none" or _VISIBLE in environment or "CUDA_VERSION" in environment
     if not wants:
+        one.all_of("Config.Env")
         return not_applicable("no GPU requested, no CUDA image", _PATH)
     return judged(not privileged, "privileged" if privileged else "not privileged", "HostConfig.Privileged")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from fleet.posture.catalogue import Severity
-from fleet.posture.container import Container, has_tag, is_image_id
+from fleet.posture.container import Container, has_tag, is_image_id, shown_reference
 from fleet.posture.evidence import Evidence, Image
 from fleet.posture.reading import safe
 from fleet.posture.runtime import moment
@@ -38,7 +38,7 @@ _REMOVAL = re.compile(r"\b(?:apt-get|apt|yum|dnf)\b[^&;|]*\b(?:remove|purge|auto
 
 def _tag(image: Image, _: Evidence) -> Answer:
     reference = image.reference
-    shown = safe(reference)
+    shown = shown_reference(reference)
     if is_image_id(reference):
         return unknown(_REFERENCE_PATH, "started by its id, or its tag has moved away", shown[:19])
     if "@sha256:" in reference:
@@ -50,15 +50,15 @@ def _tag(image: Image, _: Evidence) -> Answer:
 
 def _digest(image: Image, _: Evidence) -> Answer:
     if is_image_id(image.reference):
-        return unknown(_REFERENCE_PATH, "started by its id", safe(image.reference)[:19])
-    return judged("@sha256:" in image.reference, safe(image.reference), _REFERENCE_PATH)
+        return unknown(_REFERENCE_PATH, "started by its id", shown_reference(image.reference)[:19])
+    return judged("@sha256:" in image.reference, shown_reference(image.reference), _REFERENCE_PATH)
 
 
 def _registry(image: Image, evidence: Evidence) -> Answer:
     if evidence.approved_registries is None:
         return not_applicable("no list of approved registries was given", _REFERENCE_PATH)
     if is_image_id(image.reference):
-        return unknown(_REFERENCE_PATH, "started by its id", safe(image.reference)[:19])
+        return unknown(_REFERENCE_PATH, "started by its id", shown_reference(image.reference)[:19])
     first, slash, _rest = image.reference.partition("/")
     registry = first if slash and ("." in first or ":" in first or first == "localhost") else "docker.io"
     registry = registry.rsplit("@", 1)[-1]

@@ -104,7 +104,8 @@ def _open_service(one: Container, evidence: Evidence) -> Answer:
     image, words = one.reference.split("@")[0], one.arguments
     server = next((name for name, is_it, _ in _SERVERS if is_it(one, image, words)), None)
     if server is None:
-        # An engine in an image of another name is known by nothing else than its usual port.
+        # An engine in an image of another name is not recognised.
+        one.all_of("Args")
         return not_applicable("no AI server without a login of its own was recognised", "Config.Image")
     if evidence.namespace(one, "NetworkMode")[0] == "host":
         return failed(f"{server} on the host's network", "HostConfig.NetworkMode")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, cast
@@ -12,11 +13,17 @@ from fleet.redaction import inert, redact_text
 Json = Mapping[str, object]
 #: Stands for a key that is not there; no reader accepts it.
 MISSING: Final = object()
+#: Too short and too simple for any rule of redaction; most of what is shown is of this kind.
+_PLAIN = re.compile(r"[\w./-]{0,12}", re.ASCII)
 
 
 def safe(text: object, limit: int = 160) -> str:
     """A stranger's text fit to be shown: no secret by its looks, no control characters, short."""
-    return inert(redact_text(text[:4096]), limit) if isinstance(text, str) else ""
+    if not isinstance(text, str):
+        return ""
+    if _PLAIN.fullmatch(text):
+        return text
+    return inert(redact_text(text[:4096]), limit)
 
 
 def mapping(value: object, path: str) -> Json:

@@ -232,6 +232,7 @@ def _development(one: Container, _: Evidence) -> Answer:
         if mount.type == "bind" and mount.writable and mount.target.rstrip("/") in _SOURCE_TARGETS
     )
     if not signs:
+        one.all_of("Config.Env")
         return passed("none", "Config")
     return failed(", ".join(what for what, _ in signs), signs[0][1])
 

@@ -72,7 +72,13 @@ def _in_environment(one: Container, evidence: Evidence) -> Answer:
 def _in_command(one: Container, evidence: Evidence) -> Answer:
     key = evidence.fingerprint_key
     hits: list[tuple[Hit, str]] = []
-    words = one.arguments
+    words: tuple[str, ...] = ()
+    missing: Unread | None = None
+    try:
+        words = one.arguments
+        one.all_of("Args")
+    except Unread as error:
+        missing = error
     hits += ((hit, "operator") for hit in scan_command(words, place="command", path="Args", key=key))
     baked = _image_part(one, evidence, "Labels")
     labels = {name: text for name, text in one.labels.items() if baked is None or f"{name}={text}" not in baked}
@@ -85,6 +91,8 @@ def _in_command(one: Container, evidence: Evidence) -> Answer:
         test = one.config.section("Healthcheck").texts("Test", optional=True)
         place, path = "health check", "Config.Healthcheck.Test"
         hits += ((hit, origin) for hit in scan_command(test, place=place, path=path, key=key))
+    if missing is not None and not hits:
+        raise missing
     return _once(hits, across_places=False) or passed(
         f"none in {len(words)} arguments and {len(labels)} labels", "Args"
     )

@@ -151,6 +151,8 @@ def scan_text(text: str, *, place: str, path: str, key: bytes = b"") -> Iterator
 def _hit(found: tuple[str, Kind], name: str, value: str, place: str, path: str, key: bytes) -> Hit:
     rule, kind = found
     kept = fingerprint(value, key) if kind == "secret" else ""
+    if len(name) == 1 and place != "env":
+        name = ""  # an option of one letter names nothing
     return Hit(rule=rule, kind=kind, key=safe(name, 80), place=place, path=path, fingerprint=kept)
 
 
