@@ -55,7 +55,7 @@ def header(look: Look, row: Row) -> None:
             "privileged": "yes" if row["privileged"] else "",
         }
     )
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         context = look.context
         navigation.link("tenant", "this tenant", context, icon=":material/group:", tenant=row["tenant"], id=None)
         navigation.link("containers", "this host", context, icon=":material/dns:", host=row["host"], id=None)
