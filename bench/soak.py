@@ -5,7 +5,8 @@
 Writes the cycles of so many simulated hours as fast as the processor allows, as the collector does: five tables with
 their rollups through the spooled writer, retention every hour, and the questions of a live page every twelfth cycle.
 RSS is sampled every simulated ten minutes. `slope_mb_per_hour` is that of a straight line through the second half:
-about 0 is a plateau. The baseline is RSS after the first simulated half hour, when every cache has been touched.
+about 0 is a plateau, null that the run was too short to say. The baseline is RSS after the first simulated half hour,
+when every cache has been touched.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from store.retention import RetentionPolicy, apply_retention
 from store.spool import Spool, SpooledWriter
 
 CYCLES_AN_HOUR = 3600 // CYCLE_SECONDS
+_SAMPLES_OF_A_SLOPE = 6
 QUESTIONS = (
     "SELECT container_key, argMax(cpu_seconds, at) FROM container_samples"
     " WHERE at > fromUnixTimestamp64Milli({since:Int64}) GROUP BY container_key",
@@ -66,13 +68,14 @@ def run(folder: Path, hours: float, seconds: float, rows: int, seed: int) -> dic
     took = time.monotonic() - began
     spent = time.process_time() - used
     store.close()
+    rise = slope(samples[len(samples) // 2 :]) if len(samples) >= _SAMPLES_OF_A_SLOPE else None
     return {
         "bench": "soak", "seed": seed, "rows_per_cycle": rows, "simulated_hours": round(cycle / CYCLES_AN_HOUR, 2),
         "wall_seconds": round(took), "cpu_ms_per_cycle": round(spent * 1000 / max(cycle, 1), 1),
         "baseline_rss_mb": round(samples[min(2, len(samples) - 1)][1]) if samples else None,
         "rss_mb": [round(value) for _, value in samples],
         "peak_rss_mb": round(max((value for _, value in samples), default=0.0)),
-        "slope_mb_per_hour": round(slope(samples[len(samples) // 2 :]), 2),
+        "slope_mb_per_hour": None if rise is None else round(rise, 2),
         "python": platform.python_version(),
     }  # fmt: skip
 
