@@ -15,7 +15,7 @@ import pytest
 from collectors.prometheus_exporters import Seen
 from collectors.sources.prometheus import PrometheusSource
 from fleet.inventory import HostGpu, Inventory
-from fleet.model import Container, ContainerSample, Gpu, GpuSample, Host
+from fleet.model import Batch, Container, ContainerSample, Gpu, GpuSample, Host
 from fleet.profile_check import check_exposition
 from fleet.profiles import builtin_profiles
 from fleet.settings import PrometheusServer
@@ -23,6 +23,7 @@ from fleet.settings_table import TenantRule
 from fleet.tenancy import Tenancy
 from tests.services.metrics_server import running_server
 from tests.services.prometheus import running_prometheus, scrape_config, wait_until
+from tests.store.stores import embedded_store
 
 pytestmark = pytest.mark.prometheus
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -216,3 +217,17 @@ def test_two_prometheus_that_scrape_one_exporter_count_it_once(world):
         second.close()
     assert len(of(first, GpuSample)) == len(of(later, GpuSample)) == 2
     assert of(again, GpuSample) == []
+
+
+def test_the_store_takes_the_rows_and_tells_where_they_come_from(world, tmp_path):
+    with world.source() as source, embedded_store(tmp_path) as store:
+        for poll in range(2):
+            reading = source.collect(AT + timedelta(seconds=5 * poll))
+            store.append(Batch(token=str(poll), rows=reading.rows))
+        found = store.query("SELECT gpu_uuid, name, via FROM gpus FINAL ORDER BY gpu_uuid").to_pylist()
+        counted = store.query("SELECT count() AS n FROM container_samples").to_pylist()
+    assert [(row["name"], row["via"]) for row in found] == [
+        ("NVIDIA H100 80GB HBM3", "prometheus:main"),
+        ("Tesla T4", "prometheus:main"),
+    ]
+    assert counted == [{"n": 4}]  # two containers, two polls
