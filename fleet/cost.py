@@ -230,11 +230,18 @@ def _bills(facts: Facts, days: Timeline[date]) -> dict[tuple[date, str, str], in
 def _add(
     times: dict[Line, int], device: Device, span: Span, holding: Mapping[tuple[str, str], object], rules: Rules
 ) -> None:
+    holders: dict[str, int] = {}
+    ratios: dict[str, int | None] = {}
+    for (what, name), value in holding.items():
+        if what == "hold" and isinstance(value, int):
+            holders[name] = value
+        elif what == "busy":
+            ratios[name] = _known(value)
     piece = Piece(
-        holders={key: value for (what, key), value in holding.items() if what == "hold"},  # type: ignore[misc]
-        ratios={key: _known(value) for (what, key), value in holding.items() if what == "busy"},
-        device=_known(holding.get(("device", ""), NOT_READ)),
-        observed=not device.watched or any(what in ("busy", "device") for what, _ in holding),
+        holders=holders,
+        ratios=ratios,
+        device=_known(holding.get(("device", ""))),
+        observed=not device.watched or bool(ratios) or ("device", "") in holding,
         holders_known=("blind", "") not in holding,
     )
     price = holding.get(("price", ""))

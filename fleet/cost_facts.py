@@ -187,14 +187,25 @@ def by_device(facts: Facts, carry_microseconds: int) -> dict[str, dict[tuple[str
         blind[one.host].append(one.span)
     for device in facts.devices:
         lines = found[device.gpu_uuid]
-        for container in {key for what, key in lines if what in ("hold", "busy") and key}:
+        own: dict[str, list[Timeline[object]]] = defaultdict(list)
+        for (what, container), line in lines.items():
+            if what in ("hold", "busy") and container:
+                own[container].append(line)
+        for container, ones in own.items():
+            # Only while it has to do with the device: what holds all the time is looked at in every piece.
+            extent = _extent(ones)
             if container in owners:
-                lines["tenant", container] = owners[container]
+                lines["tenant", container] = owners[container].clipped(extent)
             if container in served:
-                lines["served", container] = served[container]
+                lines["served", container] = served[container].clipped(extent)
         if device.host in blind:
             lines["blind", ""] = Timeline((span, True) for span in merged(blind[device.host]))
     return found
+
+
+def _extent(lines: Sequence[Timeline[object]]) -> Span:
+    entries = [span for line in lines if line.entries for span in (line.entries[0][0], line.entries[-1][0])]
+    return Span(min(span.start for span in entries), max(span.end for span in entries)) if entries else Span(0, 0)
 
 
 def _held(ones: Sequence[Hold]) -> Timeline[object]:
