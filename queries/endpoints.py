@@ -44,7 +44,7 @@ def endpoints(store: Store, scope: Scope, window: Window, *, host: str | None = 
             "container_key": row["key"],
             "tenant": row["owner"],
             "joined_by": row["joined"],
-            "join_reason": row["why"] if scope.tenants is None else _own_words(str(row["joined"]), str(row["why"])),
+            "join_reason": row["why"] if scope.tenants is None else own_words(str(row["joined"]), str(row["why"])),
             "requests": row["asked"],
             "seen_at": moment(row["seen"]),
         }
@@ -61,7 +61,7 @@ def endpoints(store: Store, scope: Scope, window: Window, *, host: str | None = 
     return answer(store, scope, window, pa.Table.from_pylist(rows, schema=schema), PROMETHEUS)
 
 
-def _own_words(joined_by: str, reason: str) -> str:
+def own_words(joined_by: str, reason: str) -> str:
     """The reason without what it may say of others: only a join that succeeded names nothing but one's own."""
     if joined_by in ("ambiguous", "none", ""):
         return "several containers fit" if joined_by == "ambiguous" else "no container of the watched hosts fits"

@@ -11,6 +11,7 @@ from fleet.model import Scope, Window
 from fleet.severity import Level, Thresholds
 from queries.answer import Answer
 from queries.containers import with_quantiles
+from queries.endpoints import own_words
 from queries.freshness import EVERYTHING, PROMETHEUS, answer
 from queries.live import LiveContainer, live_containers
 from queries.newest import newest_inference
@@ -126,7 +127,8 @@ def tenant_models(store: Store, scope: Scope, window: Window, *, host: str | Non
     requests_per_second, error_ratio, generation_tokens_per_second, requests_waiting, kv_cache_ratio, joined_by,
     join_reason.
 
-    An endpoint that could not be joined to a container has an empty container_key and says why.
+    An endpoint that could not be joined to a container has an empty container_key and says why; a limited scope is not
+    told the other containers it could have been.
     """
     tier = resolution(window)
     where = during(of_tenants(scope, host=host), window)
@@ -149,4 +151,8 @@ def tenant_models(store: Store, scope: Scope, window: Window, *, host: str | Non
     names = {"is_up": "up", "waiting": "requests_waiting", "kv": "kv_cache_ratio", "joined": "joined_by",
              "reason": "join_reason"}  # fmt: skip
     rows = rows.rename_columns([names.get(name, name) for name in rows.column_names])
+    if scope.tenants is not None:
+        pairs = zip(rows["joined_by"].to_pylist(), rows["join_reason"].to_pylist(), strict=True)
+        reasons = pa.array([own_words(joined, reason) for joined, reason in pairs], type=pa.string())
+        rows = rows.set_column(rows.column_names.index("join_reason"), "join_reason", reasons)
     return answer(store, scope, window, rows, PROMETHEUS)
