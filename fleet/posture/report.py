@@ -62,6 +62,15 @@ def _row(one: Finding) -> dict[str, object]:
     }
 
 
+def listing() -> str:
+    """The catalogue, one line a check: id, severity, subject, CIS numbers, title."""
+    rows = [
+        f"{one.id:8}{one.severity.word:10}{one.subject:11}{', '.join(one.cis):12}{one.title}{'  (AI)' * one.ai}"
+        for one in checks().values()
+    ]
+    return "\n".join(rows) + "\n"
+
+
 def as_text(findings: Sequence[Finding]) -> str:
     """Failures by subject, worst first, then what is unknown, then the sums."""
     lines: list[str] = []

@@ -39,6 +39,9 @@ _SAVE = {
 def main(arguments: Sequence[str]) -> int:
     """Run the tool: 0 clean, 1 failures at or above --fail-on. Raises ToolError."""
     options = _parser().parse_args(arguments)
+    if options.list:
+        sys.stdout.write(report.listing())
+        return FINE
     if not (options.inspect or options.compose or options.image or options.info):
         raise ToolError("nothing to judge; write --inspect FILE or --compose FILE")
     try:
@@ -81,6 +84,7 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "--tenant-label", action="append", default=[], metavar="KEY", help="label that names the tenant"
     )
+    parser.add_argument("--list", action="store_true", help="print the checks and end")
     parser.add_argument("--all", action="store_true", help="low and info checks too")
     parser.add_argument("--fail-on", default="high", metavar="SEVERITY", help="critical, high (default), medium, low")
     output = parser.add_mutually_exclusive_group()

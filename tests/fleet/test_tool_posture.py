@@ -70,6 +70,12 @@ def test_a_bad_container_is_status_1_and_the_threshold_decides(capsys: pytest.Ca
     assert run(capsys, "--inspect", HARDENED, "--fail-on", "medium")[0] == 1  # its logs stay on the host
 
 
+def test_the_catalogue_can_be_listed(capsys: pytest.CaptureFixture):
+    status, out, _ = run(capsys, "--list")
+    assert (status, len(out.splitlines())) == (0, 78)
+    assert "GPU-01  high      container              All GPUs requested  (AI)" in out
+
+
 def test_the_text_says_what_was_found_where_and_what_to_write(capsys: pytest.CaptureFixture):
     _, out, _ = run(capsys, "--inspect", VLLM, "--info", INFO)
     assert "high     RUN-11  Host's IPC namespace" in out
