@@ -8,15 +8,52 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from dashboard import charts, gpu_panels, gpu_states, job_panels, navigation, panels
+from dashboard import charts, gpu_detail_panels, gpu_panels, gpu_states, job_panels, navigation, panels
 from dashboard import format as fmt
 from dashboard.charts import Axis, Line, Mark
 from dashboard.look import Look
 from dashboard.theme import Status
+from queries import containers, gpu_contract, gpu_detail, gpu_time
+from queries import jobs as gpu_jobs
 from queries.answer import Answer
 
 Row = Mapping[str, Any]
 _HEIGHT = 158
+
+
+def section(look: Look, row: Row, marks: Sequence[Mark], on_pick: Callable[[str], None]) -> None:
+    """The whole section of the container of `row` (of `container_header`); on_pick opens a container."""
+    key, host, terms = row["container_key"], row["host"], gpu_panels.contract_terms()
+    span = look.every(gpu_panels.SPAN_SECONDS)
+    look.ahead(gpu_detail.container_presence, container_key=key)
+    span.ahead(gpu_contract.gpu_contract, host=host, **terms)
+    span.ahead(gpu_time.gpu_time, by="container", host=host)
+    span.ahead(containers.container_gpu_series, container_key=key)
+    span.ahead(gpu_time.gpu_time_series, host=host, container_key=key)
+    span.ahead(gpu_jobs.gpu_jobs, host=host, text=row["name"])
+    asked = look.ask(gpu_detail.container_allocation, container_key=key).rows.to_pylist()
+    broken = _own(span.ask(gpu_contract.gpu_contract, host=host, **terms), key)
+    allocation(look, asked[0] if asked else None, broken)
+    present = look.ask(gpu_detail.container_presence, container_key=key).rows.to_pylist()
+    if present:
+        gpu_detail_panels.who(present, None, on_pick, key="container-gpus", by_gpu=True)
+        left, right = st.columns(2, gap="medium")
+        with left:
+            time(look, _own(span.ask(gpu_time.gpu_time, by="container", host=host), key))
+        with right:
+            findings(look, broken)
+        series = span.ask(containers.container_gpu_series, container_key=key)
+        states = span.ask(gpu_time.gpu_time_series, host=host, container_key=key)
+        gpu_charts(look, series, states, marks)
+    elif broken:
+        findings(look, broken)
+    else:
+        panels.nothing("This container held and used no GPU in this range")
+    jobs(_own(span.ask(gpu_jobs.gpu_jobs, host=host, text=row["name"]), key), on_pick)
+
+
+def _own(found: Answer, key: str) -> list[Row]:
+    return [row for row in found.rows.to_pylist() if row["container_key"] == key]
 
 
 def allocation(look: Look, row: Row | None, failed: Sequence[Row]) -> None:

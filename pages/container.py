@@ -13,15 +13,13 @@ from dashboard import (
     empty,
     events,
     frame,
-    gpu_detail_panels,
-    gpu_panels,
     latency_panels,
     navigation,
     panels,
 )
 from dashboard.charts import Mark
 from dashboard.look import Look
-from queries import containers, endpoints, gpu_contract, gpu_detail, gpu_time, jobs, latency, slo
+from queries import containers, endpoints, latency, slo
 
 visit = frame.visit()
 TABS = ["Host", "GPU", "Latency", "Load", "Events", "Labels"]
@@ -48,7 +46,7 @@ def render(look: Look) -> None:
     if tab == "Host":
         container_panels.host_charts(look, look.ask(containers.container_host_series, container_key=key), marks)
     elif tab == "GPU":
-        gpu(look, rows[0], marks)
+        container_gpu_panels.section(look, rows[0], marks, open_container)
     elif tab == "Latency":
         served(look, rows[0], marks)
     elif tab == "Load":
@@ -57,29 +55,6 @@ def render(look: Look) -> None:
         container_panels.labels(rows[0]["labels"])
     events.listing(happened, key="container-events", shown_rows=20 if tab == "Events" else 6)
     panels.gaps(found.gaps, found.coverage)
-
-
-def gpu(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
-    key, host, terms = row["container_key"], row["host"], gpu_panels.contract_terms()
-    span = look.every(gpu_panels.SPAN_SECONDS)
-    look.ahead(gpu_detail.container_presence, container_key=key)
-    span.ahead(gpu_contract.gpu_contract, host=host, **terms)
-    span.ahead(gpu_time.gpu_time, by="container", host=host)
-    span.ahead(containers.container_gpu_series, container_key=key)
-    span.ahead(gpu_time.gpu_time_series, host=host, container_key=key)
-    span.ahead(jobs.gpu_jobs, host=host, text=row["name"])
-    asked = look.ask(gpu_detail.container_allocation, container_key=key).rows.to_pylist()
-    broken = _own(span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist(), key)
-    container_gpu_panels.allocation(look, asked[0] if asked else None, broken)
-    present = look.ask(gpu_detail.container_presence, container_key=key).rows.to_pylist()
-    if present:
-        used(look, key, host, present, broken, marks)
-    elif broken:
-        container_gpu_panels.findings(look, broken)
-    else:
-        panels.nothing("This container held and used no GPU in this range")
-    ledger = span.ask(jobs.gpu_jobs, host=host, text=row["name"]).rows.to_pylist()
-    container_gpu_panels.jobs(_own(ledger, key), open_container)
 
 
 def served(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
@@ -106,27 +81,6 @@ def served(look: Look, row: Mapping[str, Any], marks: Sequence[Mark]) -> None:
         look,
         look.ask(containers.container_inference_series, container_key=key),
         look.ask(containers.container_gpu_series, container_key=key),
-        marks,
-    )
-
-
-def used(
-    look: Look, key: str, host: str, present: list[Mapping[str, Any]], broken: list[Mapping[str, Any]],
-    marks: Sequence[Mark],
-) -> None:  # fmt: skip
-    span = look.every(gpu_panels.SPAN_SECONDS)
-    gpu_detail_panels.who(present, None, open_container, key="container-gpus", by_gpu=True)
-    left, right = st.columns(2, gap="medium")
-    with left:
-        container_gpu_panels.time(
-            look, _own(span.ask(gpu_time.gpu_time, by="container", host=host).rows.to_pylist(), key)
-        )
-    with right:
-        container_gpu_panels.findings(look, broken)
-    container_gpu_panels.gpu_charts(
-        look,
-        span.ask(containers.container_gpu_series, container_key=key),
-        span.ask(gpu_time.gpu_time_series, host=host, container_key=key),
         marks,
     )
 
