@@ -214,6 +214,11 @@ class PrometheusSource:
         places: dict[Hashable, Place] = {
             key: Place(target=target, join=joiner.join(target.to_endpoint())) for key, target in everything.items()
         }
+        # A web framework's own counters would make any web service a model server: only what runs here or was mapped.
+        readings = [
+            one for one in readings
+            if not one.profile.generic or places[one.target.key].join.by not in ("none", "ambiguous")
+        ]  # fmt: skip
         down = [place for place in places.values() if place.target.up is False]
         rows = self._rows.up_rows(at, now, readings, places, filed.starts, filed.failures)
         spoken = {reading.target.key for reading in readings}

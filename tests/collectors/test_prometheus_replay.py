@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from collectors.sources.prometheus import PrometheusSource
-from fleet.inventory import Inventory
+from fleet.inventory import HostInventory, Inventory
 from fleet.model import Histogram, InferenceSample
 from fleet.profile_check import check_exposition
 from fleet.profiles import builtin_profiles
 from fleet.settings import PrometheusServer
+from fleet.settings_table import EndpointRule
 from tests.fakes.expositions import exposition_of
 from tests.services.metrics_server import running_server
 from tests.services.prometheus import running_prometheus, scrape_config, wait_until
@@ -58,8 +59,12 @@ def replayed(tmp_path_factory):
         by_address = {server.address: name for name, server in servers.items()}
         config = scrape_config([server.address for server in servers.values()], job="ai", interval="1s")
         prometheus = stack.enter_context(running_prometheus(tmp_path_factory.mktemp("prometheus"), config))
+        inventory = Inventory()
+        inventory.publish(HostInventory(host="h", at=datetime.now(UTC), local=True, containers=()))
+        # A web framework counts as a model server only where an operator, or a container here, says so.
+        mapped = EndpointRule(instance=re.escape(servers["made:fastapi"].address), container="external")
         source = PrometheusSource(
-            PrometheusServer(url=prometheus.url, timeout_seconds=20.0), Inventory(), settle_seconds=0.0
+            PrometheusServer(url=prometheus.url, timeout_seconds=20.0), inventory, rules=[mapped], settle_seconds=0.0
         )
         stack.callback(source.close)
         wait_until(lambda: count(prometheus, "up == 1") == len(servers), 60)
@@ -140,3 +145,18 @@ def test_tenants_of_a_gateway_have_rows_of_their_own_and_the_word_none_is_no_ten
     assert "None" not in by_tenant
     assert len(by_tenant) == 3, by_tenant  # two teams, and what no team asked for
     assert len({(row.tenant, row.model) for row in rows}) == len(rows)
+
+
+def test_a_web_service_that_nobody_named_is_no_model_server(tmp_path):
+    """Each FastAPI service of a company became an inference endpoint "not joined to a container"."""
+    [web] = [one for one in INFERENCE if one.id == "fastapi"]
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(running_server("\n".join(exposition_of(web)) + "\n"))
+        config = scrape_config([server.address], job="web", interval="1s")
+        prometheus = stack.enter_context(running_prometheus(tmp_path, config))
+        source = PrometheusSource(
+            PrometheusServer(url=prometheus.url, timeout_seconds=20.0), Inventory(), settle_seconds=0.0
+        )
+        stack.callback(source.close)
+        wait_until(lambda: count(prometheus, "up == 1") == 1, 60)
+        assert source.collect(datetime.now(UTC)).rows == ()
