@@ -1,5 +1,6 @@
 """Every page in every state: empty, demo, stale, partial, one tenant, and without a store."""
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +37,7 @@ VIEWS = {
     "latency-models": ("latency", {"by": "model", "duration": "whole request", "range": "6h"}),
     "latency-containers": ("latency", {"by": "container", "duration": "between tokens"}),
     "container": ("container", {"id": KEY}),
+    "container-latency": ("container", {"id": KEY, "tab": "Latency"}),
     "container-gpu": ("container", {"id": KEY, "tab": "GPU"}),
     "gpu": ("gpus", {"id": UUID}),
     "host-gpus": ("gpus", {"host": "gpu-a01"}),
@@ -151,6 +153,26 @@ def test_silence_turns_every_source_stale_and_nothing_stays_green(serve, demo_st
     assert "▲ Docker 2 h, stale" in said
     assert "green-badge" not in said
     assert "nothing wrong" not in said
+
+
+#: Words that are green of old readings, by view: to be mended in the panels, then taken off this list.
+STILL_GREEN = {
+    "gpus", "host-gpus", "one-tenant",  # "Every held GPU was used", "Every container uses what it asked for"
+    "latency", "latency-models", "latency-containers",  # "users are served in time"
+    "container", "container-latency", "container-gpu", "gpu",  # "Nothing happened in this range"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.xfail] if name in STILL_GREEN else []) for name in PAGES]
+)
+def test_silence_leaves_no_word_green(serve, demo_store, name):
+    # Two hours after the last reading nobody knows whether anything is well. Only the ledger's chain is verified anew
+    # from what the store holds, whatever the sources do.
+    store, end = demo_store
+    serve(store, end + timedelta(hours=2))
+    green = re.findall(r":green\[([^\]]*)", words(open_page(name)))
+    assert [said for said in green if said not in ("● intact", "● ledger intact")] == []
 
 
 def test_containers_without_fresh_readings_are_unknown_not_ok(serve, demo_store):
