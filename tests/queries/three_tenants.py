@@ -5,6 +5,9 @@ acme/chat: GPU-1, SM 0.60, 10 GiB, one request a second, TTFT half in (0.1, 0.25
 globex/batch: GPU-1 beside it, SM 0.30, 4 GiB. initech/notebook: holds GPU-2 and leaves it idle (SM 0.01).
 GPU-1 reads SM 0.95 and 15 GiB used, so 0.05 and 1 GiB are nobody's. GPU-3 is free.
 acme/worker is unhealthy; globex/old has been removed.
+chat and batch asked for one GPU by count and were both given GPU-1; notebook named GPU-2 and one that is not there.
+Half an hour before the end Prometheus named an endpoint that the operator says is acme's and that could be any of three
+containers; it told no numbers.
 """
 
 from __future__ import annotations
@@ -46,6 +49,14 @@ CONTAINERS = (
     ("batch", "globex", "h1", "GPU-1", 0.30, 4 * GIB),
     ("notebook", "initech", "h2", "GPU-2", 0.01, 1 * GIB),
 )
+#: container -> how it asked for GPUs
+REQUESTS: dict[str, dict[str, object]] = {
+    "chat": {"gpu_request": "--gpus 1", "gpu_request_kind": "count", "gpu_uuids": ("GPU-1",)},
+    "batch": {"gpu_request": "--gpus 1", "gpu_request_kind": "count", "gpu_uuids": ("GPU-1",)},
+    "notebook": {"gpu_request": "--gpus device=GPU-2,GPU-gone", "gpu_request_kind": "ids", "gpu_uuids": ("GPU-2",),
+                 "gpu_unresolved": ("GPU-gone",)},
+}  # fmt: skip
+HOLDERS = {"GPU-1": 2, "GPU-2": 1, "GPU-3": 0}
 GPUS = (("GPU-1", "h1", 0, 0.95, 15 * GIB), ("GPU-2", "h2", 0, 0.01, 1 * GIB), ("GPU-3", "h2", 1, 0.0, 0))
 BOUNDS = (0.1, 0.25, 0.5, float("inf"))
 
@@ -146,7 +157,7 @@ def _instant(at: datetime) -> list[Row]:
             GpuSample(
                 at=at, host=host, gpu_uuid=uuid, gpu_index=index, interval_seconds=STEP, busy_ratio=sm,
                 sm_active_ratio=sm, memory_used_bytes=memory, memory_total_bytes=80 * GIB, power_watts=300.0,
-                temperature_celsius=50.0, process_count=1,
+                temperature_celsius=50.0, process_count=1, holders=HOLDERS[uuid],
             )
         )  # fmt: skip
     rows.append(
@@ -175,7 +186,7 @@ def _facts() -> list[Row]:
             tenant_origin="mapped", container_key=f"{host}:{name}", container_id=f"id-{name}", name=name,
             image=f"registry.example/{name}:1.0", image_id="sha256:1", image_digest="sha256:2", state="running",
             created_at=END - timedelta(days=2), started_at=END - timedelta(days=2), labels={"role": name},
-            memory_limit_bytes=4 * GIB,
+            memory_limit_bytes=4 * GIB, **REQUESTS.get(name, {}),
         )
         for name, tenant, host, *_ in CONTAINERS
     ]  # fmt: skip
@@ -184,6 +195,13 @@ def _facts() -> list[Row]:
             seen_at=END - timedelta(hours=3), host="h1", tenant="globex", team="", owner="", tenant_origin="mapped",
             container_key="h1:old", container_id="id-old", name="old", image="x:1", image_id="", image_digest="",
             state="exited", created_at=END - timedelta(days=3), removed=True,
+        )
+    )  # fmt: skip
+    rows.append(
+        InferenceSample(
+            at=END - timedelta(minutes=30), host="h1", tenant="acme", container_key="", container_id="",
+            prometheus="main", endpoint="10.0.0.5:9000", server="vllm", model="", interval_seconds=STEP, up=True,
+            joined_by="ambiguous", join_reason="fits chat (acme), batch (globex) and notebook (initech) equally",
         )
     )  # fmt: skip
     rows += [
