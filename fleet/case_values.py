@@ -105,6 +105,8 @@ class Table:
             read = datetime.fromisoformat(text)
         except ValueError:
             self.wrong(key, f'write a time like "{example}", or without Z for the site\'s clock')
+        if not 1971 <= read.year <= 2199:  # what any zone's clock can tell without running out of years
+            self.wrong(key, "write a time of the years 1971 to 2199")
         try:
             return local_instant(read, zone) if read.tzinfo is None else instant(read)
         except IntervalError as error:

@@ -37,6 +37,8 @@ _GPU = frozenset(
 )
 _SPAN = frozenset({"from", "to"})
 _NOBODY = "nobody"
+#: A year by the day is tens of thousands of rows; more is a slip in a year's digits.
+_LONGEST_DAYS = 800
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,8 @@ class _Reader:
         self._window = table.span(self._zone)
         if not self._window.length:
             raise CaseError(f"to: found {shown(table.raw('to'))}, which is `from`; write a later time")
+        if self._window.length > _LONGEST_DAYS * 86_400_000_000:
+            table.wrong("to", f"write a window of at most {_LONGEST_DAYS} days")
         self._currency = _code(table, "USD")
         rules = table.table("rules", _RULES)
         self._mig_rule: MigRule = rules.choice("mig", MIG_RULES)

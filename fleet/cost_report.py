@@ -242,7 +242,8 @@ def as_json(case: Case, found: Allocation) -> str:
         ],
         "notes": list(case.notes),
     }  # fmt: skip
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    # Escaped: half a character in a name, which JSON allows, cannot be written to any output.
+    return json.dumps(document, indent=1) + "\n"
 
 
 def _bill_json(result: Accounts, found: Allocation) -> dict[str, object]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -193,6 +194,8 @@ def test_a_day_of_25_hours_costs_25():
         ({"to": HOUR["from"]}, "which is `from`; write a later time"),
         ({"to": "2026-11-02T07:00:00Z"}, "case: ends before it starts"),
         ({"from": "2026-10-25T02:30:00", "time_zone": "Europe/Berlin"}, "from: 2026-10-25T02:30:00 happens twice"),
+        ({"from": "0001-01-01T00:00:00"}, 'from: found "0001-01-01T00:00:00"; write a time of the years 1971 to 2199'),
+        ({"to": "2062-11-02T00:00:00Z"}, "write a window of at most 800 days"),
         ({"time_zone": "Berlin"}, 'time_zone: found "Berlin"; write a zone like Europe/Berlin'),
         ({"time_zone": "../../etc/passwd"}, "write a zone like"),
         ({"currency": "dollars"}, 'currency: found "dollars"; write a code'),
@@ -268,6 +271,57 @@ def test_what_is_no_json_is_refused(text: str, told: str):
     with pytest.raises(CaseError) as caught:
         load_case(text)
     assert told in str(caught.value)
+
+
+WHOLE = {
+    "title": "x", "time_zone": "Europe/Berlin", "from": "2026-10-24T08:00:00", "to": "2026-10-26T18:00:00",
+    "rules": {"basis": "tokens", "sharing": "usage", "gap": "holder", "spread": "by_cost", "carry_seconds": 60},
+    "energy": {"pue": 1.2, "watt_hours": {"a": 4000}},
+    "gpus": [
+        {"id": "p", "price_per_hour": 3, "host": "h"},
+        {"id": "q", "name": "Tesla T4", "mig": [{"id": "m", "profile": "1g.10gb"}]},
+        {"id": "r", "prices": [{"from": "2026-10-24T09:00:00", "per_hour": 1, "currency": "EUR"}]},
+    ],
+    "holds": [{"container": "a", "gpus": ["p", "m"], "weight": 2}, {"container": "b", "gpu": "p"}],
+    "tenants": [{"container": "a", "tenant": "A", "team": "t"}],
+    "readings": [{"gpu": "p", "container": "nobody", "every_seconds": 600, "busy": [0.1, None]}],
+    "tokens": [{"container": "a", "tenant": "A", "prompt": [1, 2], "cached": 1}, {"container": "a", "tenant": "B"}],
+    "credits": [{"day": "2026-10-25", "amount": -5}],
+    "blind": [{"host": "h"}],
+}  # fmt: skip
+ODD = (
+    None, True, -1, 1.5, 1e300, 10**30, "", "a", "NaN", "2026-10-25T02:30:00", "0001-01-01T00:00:00", "9999-12-31", [],
+    {}, [None], [[]], "\ud800",
+)  # fmt: skip
+
+
+def _places(value: object, before: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+    if before:
+        yield before
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in items:
+        yield from _places(one, (*before, key))
+
+
+def test_whatever_one_value_is_changed_to_the_case_is_refused_in_one_line_or_adds_up():
+    refused: list[str] = []
+    for place in _places(WHOLE):
+        for odd in ODD:
+            case = json.loads(json.dumps(WHOLE))
+            inner = case
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = odd
+            try:
+                read = load_case(json.dumps(case))
+                found = compute(read)
+            except CaseError as error:
+                refused.append(str(error))
+                continue
+            assert not any(found.difference(currency) for currency in found.currencies)
+            (as_text(read, found) + as_json(read, found)).encode()
+    assert len(refused) > 500
+    assert not any("\n" in one for one in refused)
 
 
 # --- the command -------------------------------------------------------------------------------------------------
