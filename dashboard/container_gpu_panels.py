@@ -30,9 +30,10 @@ def section(look: Look, row: Row, marks: Sequence[Mark], on_pick: Callable[[str]
     span.ahead(gpu_time.gpu_time, by="container", host=host)
     span.ahead(containers.container_gpu_series, container_key=key)
     span.ahead(gpu_time.gpu_time_series, host=host, container_key=key)
-    span.ahead(gpu_jobs.gpu_jobs, host=host, text=row["name"])
+    span.ahead(gpu_jobs.gpu_jobs, host=host, container_key=key)
     asked = look.ask(gpu_detail.container_allocation, container_key=key).rows.to_pylist()
-    broken = _own(span.ask(gpu_contract.gpu_contract, host=host, **terms), key)
+    checked = span.ask(gpu_contract.gpu_contract, host=host, **terms)
+    broken = _own(checked, key)
     allocation(look, asked[0] if asked else None, broken)
     present = look.ask(gpu_detail.container_presence, container_key=key).rows.to_pylist()
     if present:
@@ -41,15 +42,15 @@ def section(look: Look, row: Row, marks: Sequence[Mark], on_pick: Callable[[str]
         with left:
             time(look, _own(span.ask(gpu_time.gpu_time, by="container", host=host), key))
         with right:
-            findings(look, broken)
+            findings(look, broken, checked.coverage)
         series = span.ask(containers.container_gpu_series, container_key=key)
         states = span.ask(gpu_time.gpu_time_series, host=host, container_key=key)
         gpu_charts(look, series, states, marks)
     elif broken:
-        findings(look, broken)
+        findings(look, broken, checked.coverage)
     else:
         panels.nothing("This container held and used no GPU in this range")
-    jobs(_own(span.ask(gpu_jobs.gpu_jobs, host=host, text=row["name"]), key), on_pick)
+    jobs(_own(span.ask(gpu_jobs.gpu_jobs, host=host, container_key=key), key), on_pick)
 
 
 def _own(found: Answer, key: str) -> list[Row]:
@@ -84,12 +85,15 @@ def time(look: Look, rows: Sequence[Row]) -> None:
     if not rows:
         gpu_states.no_time(40)
         return
-    held, other = [row for row in rows if row["held"]], [row for row in rows if not row["held"]]
+    held, other = [row for row in rows if row["held"]], [row for row in rows if row["held"] is False]
+    untold = [row for row in rows if row["held"] is None]
     bars = [gpu_states.bar_of("held", held)] if held else []
     if len(held) > 1:
         bars += [gpu_states.bar_of(f"GPU {gpu_panels.index_words(row)}", [row]) for row in held[:8]]
     if other:
         bars.append(gpu_states.bar_of("used, not held", other))
+    if untold:
+        bars.append(gpu_states.bar_of("holding not known", untold))
     limits = rows[0]["idle_below"], rows[0]["busy_from"]
     gpu_states.draw(look, bars, *limits, key="container-states", height=gpu_states.height_of(len(bars)))
 
@@ -134,7 +138,7 @@ def gpu_charts(look: Look, found: Answer, states: Answer, marks: Sequence[Mark])
             )  # fmt: skip
     power = _sum(_split(table, "power_watts", len(uuids)))
     with places[0]:
-        if np.any(power > 0):
+        if not np.isnan(power).all():
             panels.chart(
                 charts.series(
                     "GPU power", axis, [Line(name="power", values=power)], look.colours, unit="W", marks=marks
@@ -147,11 +151,11 @@ def gpu_charts(look: Look, found: Answer, states: Answer, marks: Sequence[Mark])
         gpu_states.over_time(look, states, marks, key="container-states-time", height=_HEIGHT)
 
 
-def findings(look: Look, rows: Sequence[Row]) -> None:
+def findings(look: Look, rows: Sequence[Row], coverage: float | None) -> None:
     """What the contract check says of this container."""
     panels.title("Declared against used", "what it asked for, held against what it uses")
     if not rows:
-        panels.nothing("It uses what it asked for, and nothing else", Status.OK)
+        panels.all_well("It uses what it asked for, and nothing else", coverage)
     for row in rows:
         st.markdown(gpu_panels.finding(row, look))
 

@@ -8,7 +8,7 @@ from typing import Any
 from dashboard import charts, panels
 from dashboard import format as fmt
 from dashboard.panels import Column
-from dashboard.theme import Palette, Status, status_of
+from dashboard.theme import Palette, status_of
 
 #: kind -> the short word on the mark; other kinds are listed but not drawn.
 MARKED = {
@@ -41,10 +41,10 @@ def marks(rows: Sequence[Mapping[str, Any]], colours: Palette) -> list[charts.Ma
     return found
 
 
-def listing(rows: Sequence[Mapping[str, Any]], *, key: str, shown_rows: int = 8) -> None:
-    """What happened, newest first."""
+def listing(rows: Sequence[Mapping[str, Any]], coverage: float | None, *, key: str, shown_rows: int = 8) -> None:
+    """What happened, newest first. coverage: of the sources that would have told of it."""
     if not rows:
-        panels.nothing("Nothing happened in this range", Status.OK, height=80)
+        panels.all_well("Nothing happened in this range", coverage, height=80)
         return
     columns = (
         Column(name="status", label="", width=26),

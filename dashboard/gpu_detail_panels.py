@@ -345,10 +345,10 @@ def errors(span: Row, row: Row | None) -> list[str]:
     return [*found, ecc]
 
 
-def listing(rows: Sequence[Row]) -> None:
+def listing(rows: Sequence[Row], coverage: float | None) -> None:
     """What happened on it and to its containers."""
     panels.title("What happened", "on this GPU, and to the containers on it")
-    events.listing(rows, key="gpu-events", shown_rows=6)
+    events.listing(rows, coverage, key="gpu-events", shown_rows=6)
 
 
 def _named(line: Line) -> Line:

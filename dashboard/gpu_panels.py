@@ -201,12 +201,14 @@ def heat(look: Look, found: Answer, names: Mapping[str, str], height: int) -> No
     )
 
 
-def idle(look: Look, rows: Sequence[Row], *, shown: int) -> None:
-    """Who kept GPUs without using them, most GPU-hours first: the evidence, and what to do."""
-    note = f"most idle GPU-hours first, {len(rows)} in all" if len(rows) > shown else "most idle GPU-hours first"
+def idle(look: Look, found: Answer, *, shown: int) -> None:
+    """Who kept GPUs without using them, the dearest first: the evidence, and what to do."""
+    rows = found.rows.to_pylist()
+    whole = rows[0]["holders_total"] if rows else 0
+    note = f"dearest GPU-hours first, {whole} in all" if whole > shown else "dearest GPU-hours first"
     panels.title("Held but idle", note)
     if not rows:
-        panels.nothing("Every held GPU was used in this range", Status.OK)
+        panels.all_well("Every held GPU was used in this range", found.coverage)
     with st.container(gap=None):
         for row in rows[:shown]:
             _entry(look, row, idle_words(row))
@@ -229,12 +231,14 @@ def _entry(look: Look, row: Row, words: str, wide: int = 3) -> None:
         st.markdown(words)
 
 
-def contract(look: Look, rows: Sequence[Row], *, shown: int) -> None:
+def contract(look: Look, found: Answer, *, shown: int) -> None:
     """The worst contract findings in one line each; the whole sentences are `findings`."""
+    rows = found.rows.to_pylist()
     warnings = [row for row in rows if row["severity"] != "info"]
     panels.title("Declared against used", _counted(len(warnings), len(rows), shown))
     if not warnings:
-        panels.nothing("Every container uses what it asked for", Status.OK)
+        unknown = any(row["kind"] == "unknown" for row in rows)
+        panels.all_well("Every container uses what it asked for", None if unknown else found.coverage)
     with st.container(gap=None):
         for row in warnings[:shown]:
             _entry(look, row, _kind_words(row, look))
@@ -245,11 +249,12 @@ def _counted(warnings: int, rows: int, shown: int) -> str:
     return f"{words}; all of them below" if warnings > shown or rows > warnings else words
 
 
-def findings(look: Look, rows: Sequence[Row], *, title: str = "Declared against used, in full") -> None:
+def findings(look: Look, found: Answer, *, title: str = "Declared against used, in full") -> None:
     """Every contract finding with its sentence and what to do, worst first."""
+    rows = found.rows.to_pylist()
     panels.title(title, "what containers asked for, held against what they use")
     if not rows:
-        panels.nothing("Every container uses what it asked for, and nothing else", Status.OK)
+        panels.all_well("Every container uses what it asked for, and nothing else", found.coverage)
     for row in rows[:40]:
         _entry(look, row, finding(row, look), wide=6)
     if len(rows) > 40:

@@ -75,7 +75,7 @@ def sentence(rows: Sequence[Row], chains: Sequence[Row]) -> str:
     broken = [chain for chain in chains if chain["findings"]]
     if broken:
         return f"{words}\u2002:red[{Status.CRITICAL.glyph} the ledger is broken]"
-    return f"{words}\u2002:green[{Status.OK.glyph} ledger intact]"
+    return f"{words}\u2002:green[{Status.OK.glyph} entries intact]"
 
 
 def cards(rows: Sequence[Row]) -> None:
@@ -133,8 +133,8 @@ def chain_lines(chains: Sequence[Row], now: datetime, *, whole: bool) -> None:
         begins = chain["verified_from"]
         since = "" if begins in (None, 1) or not whole else f" from entry {begins} on"
         st.markdown(
-            f":green[{Status.OK.glyph} intact] **{name}** :gray[{fmt.count(chain['entries'])} entries{since}{head}, "
-            f"{checked}, newest entry {fmt.markdown(fmt.clock(chain['last_at'], with_date=True))}]"
+            f":green[{Status.OK.glyph} entries intact] **{name}** "
+            f":gray[{fmt.count(chain['entries'])} entries{since}{head}, {checked}, newest entry {fmt.markdown(fmt.clock(chain['last_at'], with_date=True))}]"
         )
 
 

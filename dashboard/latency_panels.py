@@ -95,6 +95,9 @@ def sentence(rows: Sequence[Row], look: Look) -> str:
         kept = sum(row["level"] == 0 and row["met_ratio"] is not None for row in rows)
         unknown = f" :gray[{Status.UNKNOWN.glyph} {counts[1]} cannot be counted]" if counts[1] else ""
         word = "promise" if kept == 1 else "promises"
+        if any(one.name == "Prometheus" and one.status not in (Status.OK, Status.NONE) for one in look.sources):
+            # What was kept until the readings stopped says nothing of now.
+            return f":gray[{Status.UNKNOWN.glyph} {kept} {word} kept as far as seen; Prometheus is silent]{unknown}"
         return f":green[{Status.OK.glyph} users are served in time] :gray[{kept} {word} kept]{unknown}"
     if counts[1]:
         return f":gray[{Status.UNKNOWN.glyph} no promise can be counted: its servers measure no durations]"

@@ -96,6 +96,14 @@ def nothing(text: str, status: Status = Status.NONE, *, height: int | None = Non
         st.markdown(f":{status.colour}[{status.glyph} {text}]")
 
 
+def all_well(text: str, coverage: float | None, *, height: int | None = None) -> None:
+    """Nothing to report: in green when there were readings, and unknown when there were none to tell."""
+    if coverage:
+        nothing(text, Status.OK, height=height)
+    else:
+        nothing("No readings in this range: nothing can be said", Status.UNKNOWN, height=height)
+
+
 def gaps(found: Sequence[Gap], coverage: float | None, *, limit: int = 3) -> None:
     """One grey line under a panel when part of the window was not seen; nothing when all of it was."""
     words = gap_words(found, coverage, limit=limit)
@@ -238,7 +246,7 @@ def spark_array(series: Sequence[Sequence[float | None] | None] | pa.Array | pa.
     A missing point takes the value before it, because a sparkline cannot show a gap; a row without any point is null.
     A thousand rows are drawn as one matrix, 30 times as fast as row by row.
     """
-    column = series if isinstance(series, (pa.Array, pa.ChunkedArray)) else pa.array(series, type=_LISTS)
+    column: Any = series if isinstance(series, (pa.Array, pa.ChunkedArray)) else pa.array(series, type=_LISTS)
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     points = _matrix(values.cast(_LISTS))
     if points.shape[1] > _TABLE_SPARK_POINTS:  # the largest of each stretch, as in `thinned`

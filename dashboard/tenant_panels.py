@@ -85,7 +85,7 @@ def trends(look: Look, found: Answer, marks: Sequence[Mark]) -> None:
             )  # fmt: skip
 
 
-def gpus(look: Look, time: Sequence[Row], idle: Sequence[Row], findings: Sequence[Row]) -> None:
+def gpus(look: Look, time: Sequence[Row], idle: Answer, findings: Answer) -> None:
     """Where this tenant's GPU time went, by container; who keeps GPUs idle; who breaks the GPU contract."""
     left, right = st.columns(2, gap="medium")
     with left:
@@ -97,7 +97,7 @@ def gpus(look: Look, time: Sequence[Row], idle: Sequence[Row], findings: Sequenc
             panels.nothing("No container of this tenant held or used a GPU in this range")
     with right:
         gpu_panels.idle(look, idle, shown=3)
-    if time or findings:
+    if time or findings.rows.num_rows:
         gpu_panels.findings(look, findings, title="Declared against used")
 
 

@@ -38,7 +38,8 @@ def render(look: Look) -> None:
         return
     frame.headline(look, container_panels.sentence(rows[0]))
     container_panels.header(look, rows[0])
-    happened = look.ask(containers.container_events, container_key=key).rows.to_pylist()
+    told = look.ask(containers.container_events, container_key=key)
+    happened = told.rows.to_pylist()
     marks = events.marks(happened, look.colours)
     tab = st.segmented_control(
         "Signals", TABS, default="Host", key="tab", bind="query-params", label_visibility="collapsed", required=True
@@ -53,7 +54,7 @@ def render(look: Look) -> None:
         container_panels.load_charts(look, look.ask(containers.container_inference_series, container_key=key), marks)
     elif tab == "Labels":
         container_panels.labels(rows[0]["labels"])
-    events.listing(happened, key="container-events", shown_rows=20 if tab == "Events" else 6)
+    events.listing(happened, told.coverage, key="container-events", shown_rows=20 if tab == "Events" else 6)
     panels.gaps(found.gaps, found.coverage)
 
 

@@ -40,8 +40,9 @@ def all_gpus(look: Look) -> None:
     found = look.ask(gpus.gpu_table, host=host)
     rows = found.rows.to_pylist()
     time = span.ask(gpu_time.gpu_time, by=by, host=host).rows.to_pylist()
-    findings = span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist()
-    frame.headline(look, gpu_panels.sentence(rows, time, sum(row["severity"] != "info" for row in findings)))
+    findings = span.ask(gpu_contract.gpu_contract, host=host, **terms)
+    broken = sum(severity != "info" for severity in findings.rows["severity"].to_pylist())
+    frame.headline(look, gpu_panels.sentence(rows, time, broken))
     if not rows:
         panels.nothing("NVML reported no GPU in this view; the Status page says what was looked for.", height=160)
         return
@@ -53,7 +54,7 @@ def all_gpus(look: Look) -> None:
         gpu_panels.heat(look, span.ask(gpus.gpu_heatmap, host=host), names, 272)
     with right:
         gpu_panels.states(look, time, names, 128)
-        gpu_panels.idle(look, span.ask(gpu_idle.idle_ranking, host=host).rows.to_pylist(), shown=2)
+        gpu_panels.idle(look, span.ask(gpu_idle.idle_ranking, host=host), shown=2)
         gpu_panels.contract(look, findings, shown=4)
     over = span.ask(gpu_use.gpu_use, host=host).rows.to_pylist()
     gpu_panels.table(rows, over, shown_rows=20, on_pick=open_gpu)
@@ -79,7 +80,8 @@ def one_gpu(look: Look, uuid: str) -> None:
     frame.headline(look, gpu_detail_panels.sentence(facts[0], row))
     gpu_detail_panels.header(look, facts[0])
     gpu_detail_panels.who(look.ask(gpu_detail.gpu_presence, gpu_uuid=uuid).rows.to_pylist(), row, open_container)
-    happened = span.ask(gpu_detail.gpu_events, gpu_uuid=uuid).rows.to_pylist()
+    told = span.ask(gpu_detail.gpu_events, gpu_uuid=uuid)
+    happened = told.rows.to_pylist()
     marks = gpu_detail_panels.marks(look, happened)
     signals = span.ask(gpu_detail.gpu_signals, gpu_uuid=uuid)
     if facts[0]["mig_devices"]:
@@ -94,7 +96,7 @@ def one_gpu(look: Look, uuid: str) -> None:
     time = span.ask(gpu_time.gpu_time, by="gpu", host=host).rows.to_pylist()
     for use in span.ask(gpu_use.gpu_use, gpu_uuid=uuid).rows.to_pylist():
         gpu_detail_panels.use(use, row, [one for one in time if one["gpu_uuid"] == uuid])
-    gpu_detail_panels.listing(happened)
+    gpu_detail_panels.listing(happened, told.coverage)
     panels.gaps(found.gaps, found.coverage)
 
 

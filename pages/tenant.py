@@ -73,8 +73,8 @@ def gpus(look: Look) -> None:
     tenant_panels.gpus(
         look,
         span.ask(gpu_time.gpu_time, by="container", host=host).rows.to_pylist(),
-        span.ask(gpu_idle.idle_ranking, host=host).rows.to_pylist(),
-        span.ask(gpu_contract.gpu_contract, host=host, **terms).rows.to_pylist(),
+        span.ask(gpu_idle.idle_ranking, host=host),
+        span.ask(gpu_contract.gpu_contract, host=host, **terms),
     )
 
 

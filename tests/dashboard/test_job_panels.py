@@ -55,7 +55,7 @@ def test_energy_is_a_dash_when_nobody_knows_it_and_empty_while_the_job_runs():
 
 def test_the_headline_says_at_once_when_a_chain_is_broken():
     whole = {"findings": 0}
-    assert "ledger intact" in job_panels.sentence([job()], [whole])
+    assert "entries intact" in job_panels.sentence([job()], [whole])
     assert "the ledger is broken" in job_panels.sentence([job()], [whole, {"findings": 1}])
     assert "no ledger yet" in job_panels.sentence([], [])
 
