@@ -133,8 +133,9 @@ def _money(result: Accounts, found: Allocation, case: Case) -> list[str]:
     width = max([len(name) for name, *_ in entries] + [20])
     lines = [f"{'':{width}}  {result.currency:>12}"]
     for (name, _, kinds, share), money in zip(entries, shown, strict=True):
-        parts = [f"{WORDS[kind]} {_two(micros)}" for kind, micros in kinds.items() if micros]
-        parts += [f"share of idle {_two(share)}"] * bool(share)
+        named = [(WORDS[kind], micros) for kind, micros in kinds.items() if micros]
+        named += [("share of idle", share)] * bool(share)
+        parts = [f"{word} {part:,f}" for (word, _), part in zip(named, _within(money, named), strict=True)]
         lines.append(f"{name:{width}}  {money:>12,f}  {', '.join(parts)}".rstrip())
     due = result.bill + result.credits
     total = sum(shown, Decimal(0))
@@ -146,6 +147,14 @@ def _money(result: Accounts, found: Allocation, case: Case) -> list[str]:
     if case.spread != "apart":
         lines.append(f"what nobody held is spread {'by cost' if case.spread == 'by_cost' else 'evenly'}")
     return lines
+
+
+def _within(money: Decimal, named: list[tuple[str, int]]) -> list[Decimal]:
+    """The parts of a displayed amount, which add up to it as displayed; credits make that a matter of a cent."""
+    values = [micros for _, micros in named]
+    if not values or min(values) < 0:
+        return cents(values)
+    return [Decimal(part).scaleb(-2) for part in apportion(int(money * 100), values)]
 
 
 def _server(one: ServerCost) -> list[str]:

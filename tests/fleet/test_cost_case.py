@@ -414,6 +414,23 @@ def test_displayed_amounts_add_up_to_the_displayed_bill():
     assert re.search(r"^sum +1\.00$", shown, re.M)
 
 
+def test_the_parts_of_a_line_add_up_to_it_as_displayed():
+    # 1.00 among three holders, a third of each third used: 0.111111 and 0.222222 of A's 0.333333, shown as 0.34.
+    case = load_case(
+        json.dumps(
+            {
+                **HOUR, "gpus": [{"id": "g", "price_per_hour": 1}],
+                "holds": [{"container": name, "gpu": "g"} for name in "abc"], "tenants": mine("aA", "bB", "cC"),
+                "readings": [{"gpu": "g", "container": name, "busy": 0.111111} for name in "abc"],
+            }
+        )
+    )  # fmt: skip
+    shown = as_text(case, compute(case))
+    for total, used, idle in re.findall(r"^[ABC] +(\S+) +used (\S+), shared, idle (\S+)$", shown, re.M):
+        assert Decimal(used) + Decimal(idle) == Decimal(total)
+    assert len(re.findall(r"shared, idle", shown)) == 3
+
+
 def test_a_server_without_traffic_shows_its_money_and_no_rate():
     case = load_case(
         json.dumps({**HOUR, "gpus": [GPU], "holds": [{"container": "s", "gpu": "g"}],
