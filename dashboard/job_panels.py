@@ -134,7 +134,8 @@ def chain_lines(chains: Sequence[Row], now: datetime, *, whole: bool) -> None:
         since = "" if begins in (None, 1) or not whole else f" from entry {begins} on"
         st.markdown(
             f":green[{Status.OK.glyph} entries intact] **{name}** "
-            f":gray[{fmt.count(chain['entries'])} entries{since}{head}, {checked}, newest entry {fmt.markdown(fmt.clock(chain['last_at'], with_date=True))}]"
+            f":gray[{fmt.count(chain['entries'])} entries{since}{head}, {checked}, newest entry "
+            f"{fmt.markdown(fmt.clock(chain['last_at'], with_date=True))}]"
         )
 
 

@@ -22,7 +22,7 @@ EVERYTHING = ("docker", "nvml", "prometheus")
 #: How long a source that stopped is missed before a window; one removed from the settings is forgotten after it.
 MEMORY = timedelta(days=1)
 #: Sources whose targets are hosts.
-_OF_A_HOST = ("docker", "nvml")
+OF_A_HOST = ("docker", "nvml")
 _REASONS = frozenset(get_args(Reason))
 
 
@@ -41,14 +41,14 @@ def answer(
     """
     if scope.tenants is not None and not scope.tenants:
         return Answer(rows=rows, as_of=None, coverage=None)
-    hosts = _hosts(store, scope)
+    hosts = own_hosts(store, scope)
     runs = [
         run
         for run in polls(store, window, MEMORY)
         if run.source in sources
         and run.state != "absent"
         # What is not seen on hosts that are not a tenant's takes nothing from what it sees.
-        and (not hosts or run.source not in _OF_A_HOST or run.target in hosts)
+        and (not hosts or run.source not in OF_A_HOST or run.target in hosts)
     ]
     failures: dict[tuple[str, str], tuple[str, str]] = {}
     if any(run.good_seconds < 0.999 * run.tried_seconds for run in runs):
@@ -79,7 +79,7 @@ def answer(
 
 
 @shared
-def _hosts(store: Store, scope: Scope) -> frozenset[str]:
+def own_hosts(store: Store, scope: Scope) -> frozenset[str]:
     """Hosts that a limited scope's containers run on or ran on last; empty = all, or not known."""
     if scope.tenants is None:
         return frozenset()

@@ -119,7 +119,7 @@ def _gpu_row(
     use = "unknown"
     if isinstance(sm, float):
         active = sm >= limits.idle_sm_ratio
-        use = ("busy" if sm >= 0.5 else "low") if active else ("held_idle" if held else "free")
+        use = ("busy" if sm >= limits.busy_sm_ratio else "low") if active else ("held_idle" if held else "free")
     temperature = sample.get("temperature")
     xid, pending, step = sample.get("worst_xid"), sample.get("pending"), sample.get("step")
     judgement = judge_gpu(
@@ -164,32 +164,35 @@ def _name_of(containers: Known, key: str) -> str:
     return key.partition(":")[2] if place is None else containers.table["name"][place].as_py()
 
 
+def boards(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Every whole GPU with its MIG devices: a GPU in MIG mode does nothing itself, its devices do."""
+    slices: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["parent_uuid"]:
+            slices.setdefault(row["parent_uuid"], []).append(row)
+    return [[row, *slices.get(row["gpu_uuid"], [])] for row in rows if not row["parent_uuid"]]
+
+
 def gpu_funnel(
     store: Store, scope: Scope, window: Window, *, host: str | None = None, limits: Thresholds | None = None
 ) -> Answer:
     """How far the GPUs get: one row per stage, in order: stage (total, allocated, active, effective), gpus, note.
 
-    allocated = held by a container; active = at or above the idle SM share; effective = at least half used. MIG
+    allocated = held by a container; active = at or above the idle SM share; effective = at or above the busy share. MIG
     devices count by their parent. A limited scope has no "total": free capacity is not its business.
     """
     rows = gpu_rows(store, scope, window, host=host, limits=limits)
-    whole = [row for row in rows if not row["parent_uuid"]]
-    slices: dict[str, list[dict[str, object]]] = {}
-    for row in rows:
-        if row["parent_uuid"]:
-            slices.setdefault(row["parent_uuid"], []).append(row)
     stages = {"total": 0, "allocated": 0, "active": 0, "effective": 0}
-    for row in whole:
-        parts = [row, *slices.get(row["gpu_uuid"], [])]
+    for parts in boards(rows):
         stages["total"] += 1
         stages["allocated"] += any(part["holder_keys"] for part in parts)
         stages["active"] += any(part["use"] in ("low", "busy") for part in parts)
         stages["effective"] += any(part["use"] == "busy" for part in parts)
-    idle_percent = (limits or Thresholds()).idle_sm_ratio * 100
+    thresholds = limits or Thresholds()
     notes = {
         "total": "seen by NVML", "allocated": "held or used by a container",
-        "active": f"SM at or above {idle_percent:g} %",
-        "effective": "SM at or above 50 %",
+        "active": f"SM at or above {thresholds.idle_sm_ratio * 100:g} %",
+        "effective": f"SM at or above {thresholds.busy_sm_ratio * 100:g} %",
     }  # fmt: skip
     names = [name for name in stages if name != "total" or scope.tenants is None]
     table = pa.table(

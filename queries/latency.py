@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as made
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ def latency_table(store: Store, scope: Scope, window: Window, *, host: str | Non
     """One row per group, most requests first, gateways after servers.
 
     Columns: role, server, model, tenant, container_key ("" where the group does not say), tenants (list), requests (in
-    the window), requests_per_second (over the whole window, as all rates), error_ratio, prompt_tokens_per_second,
+    the window), requests_per_second (over the time seen, as all rates), error_ratio, prompt_tokens_per_second,
     generation_tokens_per_second, cached_tokens_per_second, requests_waiting, requests_running (mean, added over
     endpoints), kv_cache_ratio (the fullest), and for each of e2e, ttft, itl, queue: {x}_count, {x}_mean_seconds,
     {x}_ladders (how many different bucket ladders), {x}_odd (containers whose ladder is not the usual one of the
@@ -202,50 +203,97 @@ def _odd(holders: Mapping[tuple[float, ...], set[str]]) -> tuple[str, ...]:
     return tuple(sorted({key for ladder, keys in holders.items() if ladder != usual for key in keys if key}))
 
 
+@dataclass(slots=True)
+class _Seen:
+    """One model on one endpoint, its part of a group: sums of counters, of gauges times seconds, and the seconds."""
+
+    counters: dict[str, float] = made(default_factory=dict[str, float])
+    weighted: dict[str, float] = made(default_factory=dict[str, float])
+    known_seconds: dict[str, float] = made(default_factory=dict[str, float])
+    seconds: float = 0.0
+
+
 def _loads(store: Store, where: Where, window: Window, by: By) -> dict[Group, _Load]:
+    """Rates and gauges of each group, over the time that was seen.
+
+    Seen is what the longest-seen endpoint behind the same Prometheus was: time in which nobody looked lowers nothing,
+    and endpoints that follow one another do not count as if they ran side by side (the rule of `overview._sums`).
+    """
     names = GROUPS[by]
-    key = ", ".join(names)
     sums = ", ".join(f"sum({name}) AS sum_{name}" for name in _COUNTERS)
-    totals: dict[Group, dict[str, list[float]]] = {}
+    entity = ("prometheus", "endpoint", "server", "model")
+    columns = ", ".join(dict.fromkeys((*names, *entity)))
+    seen: dict[Group, dict[Group, _Seen]] = {}
     tenants: dict[Group, set[str]] = {}
+    fullest: dict[Group, float] = {}
     for piece, asked in inside(where, window):
         tier = piece.tier
-        # Waiting x seconds, added over endpoints: two endpoints with 3 waiting each are 6 waiting.
         gauges = ", ".join(
-            f"sum(toFloat64({name}) * interval_seconds) AS sum_{name}"
+            f"sum(toFloat64({name}) * interval_seconds) AS sum_{name},"
+            f" sumIf(toFloat64(interval_seconds), isNotNull({name})) AS known_{name}"
             if tier.raw
-            else f"sum({name}_weighted) AS sum_{name}"
+            else f"sum({name}_weighted) AS sum_{name}, sum({name}_weight_seconds) AS known_{name}"
             for name in _GAUGES
         )
         kv = "max(kv_cache_ratio)" if tier.raw else "max(kv_cache_ratio_max)"
         found = store.query(
-            f"SELECT {key}, {sums}, {gauges}, {kv} AS fullest, groupUniqArray(tenant) AS owners"
-            f" FROM {tier.table('inference_samples')} WHERE {asked.sql} GROUP BY {key}",
+            f"SELECT {columns}, {sums}, {gauges}, {kv} AS fullest,"
+            " sum(toFloat64(interval_seconds)) AS own, groupUniqArray(tenant) AS owners"
+            f" FROM {tier.table('inference_samples')} WHERE {asked.sql} GROUP BY {columns}",
             asked.parameters,
         ).to_pylist()
         for row in found:
             group = tuple(str(row[name]) for name in names)
-            held = totals.setdefault(group, {})
             tenants.setdefault(group, set()).update(row["owners"])
-            for name in (*_COUNTERS, *_GAUGES):
+            one = seen.setdefault(group, {}).setdefault(tuple(str(row[name]) for name in entity), _Seen())
+            one.seconds += row["own"]
+            for name in _COUNTERS:
                 if row[f"sum_{name}"] is not None:
-                    held.setdefault(name, []).append(row[f"sum_{name}"])
+                    one.counters[name] = one.counters.get(name, 0.0) + row[f"sum_{name}"]
+            for name in _GAUGES:
+                if row[f"sum_{name}"] is not None:
+                    one.weighted[name] = one.weighted.get(name, 0.0) + row[f"sum_{name}"]
+                    one.known_seconds[name] = one.known_seconds.get(name, 0.0) + row[f"known_{name}"]
             if row["fullest"] is not None:
-                held.setdefault("kv", []).append(row["fullest"])
-    seconds = window.seconds
-    loads: dict[Group, _Load] = {}
-    for group, held in totals.items():
-        known = {name: math.fsum(held[name]) if name in held else None for name in (*_COUNTERS, *_GAUGES)}
-        requests, errors = known["requests"], known["errors"]
-        loads[group] = _Load(
-            rates={name: None if known[name] is None else float(known[name] or 0.0) / seconds for name in _COUNTERS},
-            errors_ratio=None if errors is None or not requests else min(1.0, errors / requests),
-            gauges={name: None if known[name] is None else float(known[name] or 0.0) / seconds for name in _GAUGES}
-            | {"kv_cache_ratio": max(held["kv"]) if "kv" in held else None},
-            requests=requests,
-            tenants=tuple(sorted(tenants[group])),
-        )
-    return loads
+                fullest[group] = max(fullest.get(group, 0.0), row["fullest"])
+    longest: dict[str, float] = {}
+    for endpoints in seen.values():
+        for (prometheus, *_), one in endpoints.items():
+            longest[prometheus] = max(longest.get(prometheus, 0.0), one.seconds)
+    return {
+        group: _load(endpoints, longest, fullest.get(group), tuple(sorted(tenants[group])))
+        for group, endpoints in seen.items()
+    }
+
+
+def _load(
+    endpoints: Mapping[Group, _Seen],
+    longest: Mapping[str, float],
+    fullest: float | None,
+    tenants: tuple[str, ...],
+) -> _Load:
+    counted: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
+    gauges: dict[str, list[float]] = {}
+    for (prometheus, *_), one in endpoints.items():
+        for name, value in one.counters.items():
+            counted.setdefault(name, []).append(value)
+            if longest[prometheus]:
+                rates.setdefault(name, []).append(value / longest[prometheus])
+        for name, value in one.weighted.items():
+            if one.known_seconds[name] and longest[prometheus]:
+                there = min(1.0, one.seconds / longest[prometheus])
+                gauges.setdefault(name, []).append(value / one.known_seconds[name] * there)
+    requests = math.fsum(counted["requests"]) if "requests" in counted else None
+    errors = math.fsum(counted["errors"]) if "errors" in counted else None
+    return _Load(
+        rates={name: math.fsum(rates[name]) if name in rates else None for name in _COUNTERS},
+        errors_ratio=None if errors is None or not requests else min(1.0, errors / requests),
+        gauges={name: math.fsum(gauges[name]) if name in gauges else None for name in _GAUGES}
+        | {"kv_cache_ratio": fullest},
+        requests=requests,
+        tenants=tenants,
+    )
 
 
 def latency_series(

@@ -17,9 +17,9 @@ from fleet.severity import Level, Thresholds
 from queries.answer import Answer
 from queries.containers import live_table
 from queries.freshness import EVERYTHING, NVML, answer
-from queries.gpus import gpu_rows
+from queries.gpus import boards, gpu_rows
 from queries.live import floats, live_fleet
-from queries.newest import NOW, Rows, newest_gpus, newest_inference, newest_samples, newest_ttft
+from queries.newest import NOW, Rows, newest_gpus, newest_inference, newest_samples, newest_shares, newest_ttft
 from queries.parts import device_parts
 from queries.resolution import RAW_UP_TO, Resolution, grid, on_grid, resolution
 from queries.scoping import Where, during, last, of_gpus, of_tenants
@@ -50,7 +50,13 @@ def fleet_numbers(
     whole = [row for row in gpus if not row["parent_uuid"]]
     tier = resolution(window, finest_seconds=60, most_points=SPARK_POINTS)
     drawn = _whole_points(window, tier)
-    rates = _rates(store, scope, drawn, host, tier) if drawn else {}
+    idle = (limits or Thresholds()).idle_sm_ratio
+    rates = _rates(store, scope, drawn, host, tier, idle) if drawn else {}
+    # What a limited scope uses is its own containers' part: the rest of a shared GPU is a neighbour's.
+    used: list[object] = (
+        [row["memory_used_bytes"] for row in whole] if scope.tenants is None
+        else [row["memory_bytes"] for row in newest_shares(store, scope, window, host=host)]
+    )  # fmt: skip
     running = int(np.count_nonzero(containers.samples["state"].to_numpy() == "running"))
     seen = "ok" if len(containers) else "not_measured"
     rows: list[dict[str, object]] = [
@@ -60,20 +66,23 @@ def fleet_numbers(
             **_sparked(rates.get("running")),
         },
         {
-            "name": "gpus_active", "value": sum(row["use"] in ("low", "busy") for row in whole) if whole else None,
+            "name": "gpus_active",
+            "value": sum(any(part["use"] in ("low", "busy") for part in parts) for parts in boards(gpus))
+            if whole else None,
             "total": len(whole) if scope.tenants is None else None, "state": "ok" if whole else "not_measured",
             **_sparked(rates.get("active")),
         },
         {
-            "name": "gpu_memory_used_bytes", "value": _sum(row["memory_used_bytes"] for row in whole),
-            "total": _sum(row["memory_total_bytes"] for row in whole), "state": "ok" if whole else "not_measured",
+            "name": "gpu_memory_used_bytes", "value": _sum(used),
+            "total": _sum(row["memory_total_bytes"] for row in whole) if scope.tenants is None else None,
+            "state": "ok" if whole else "not_measured",
             **_sparked(rates.get("memory")),
         },
     ]  # fmt: skip
     for name, column in (("memory_working_set_bytes", "memory_bytes"), ("restarts", "restarts")):
         rows.append({"name": name, "value": pc.sum(containers.samples[column]).as_py(), "state": seen})
     now = _now(store, scope, window, host)
-    then = _then(store, scope, _before(window), host)
+    then = _then(store, scope, _before(window), host, idle)
     for name in _RATE_NAMES:
         value = now[name]
         state = "ok" if value is not None else "not_measured"
@@ -108,10 +117,16 @@ def _selection(scope: Scope, window: Window, tier: Resolution, host: str | None,
         where = of_tenants(scope, host=host)
         # A gateway counts the requests of the servers behind it.
         return during(where.also("role = 'server'") if table == "inference_samples" else where, window, tier)
-    return during(of_gpus(scope, window, tier, host=host).also("parent_uuid = ''"), window, tier)
+    return during(of_gpus(scope, window, tier, host=host), window, tier)
 
 
-def _sums(table: str, tier: Resolution, condition: str, bucket: str) -> str:
+def _summed(scope: Scope) -> tuple[str, ...]:
+    """The tables that tell of a scope: of GPUs the devices, for a limited one its own containers' part of them."""
+    gpus = "gpu_samples" if scope.tenants is None else "container_gpu_samples"
+    return ("container_samples", gpus, "inference_samples")
+
+
+def _sums(table: str, tier: Resolution, condition: str, bucket: str, idle: float) -> str:
     """SQL: everything that is told of the fleet from one table, per point, in one pass over its rows.
 
     A rate counts for the part of the point's observed time in which its entity was there. Observed is what the
@@ -126,14 +141,27 @@ def _sums(table: str, tier: Resolution, condition: str, bucket: str) -> str:
         means = f"{tier.rate('cpu_seconds')} AS cpu, {'count()' if not tier.raw else _RUNNING} AS alive"
         sums = f"sum(cpu * {own}) AS cpu_cores, countIf(alive > 0) AS running"
     elif table == "gpu_samples":
-        key = "gpu_uuid"
+        key = "gpu_uuid, parent_uuid"
         means = (
-            f"{tier.mean('power_watts')} AS power, {tier.mean('memory_used_bytes')} AS used,"
+            f"gpu_uuid, parent_uuid, {tier.mean('power_watts')} AS power, {tier.mean('memory_used_bytes')} AS used,"
             f" coalesce({tier.mean('sm_active_ratio')}, {tier.mean('busy_ratio')}) AS share"
+        )
+        # Power and memory of MIG devices are their board's; a board in MIG mode is active when one of them is.
+        board = "if(parent_uuid = '', gpu_uuid, parent_uuid)"
+        sums = (
+            f"sum(if(parent_uuid = '', power * {own}, NULL)) AS power_watts,"
+            " sum(if(parent_uuid = '', used, NULL)) AS memory,"
+            f" if(countIf(share IS NOT NULL) = 0, NULL, uniqExactIf({board}, share >= {idle:g})) AS active"
+        )
+    elif table == "container_gpu_samples":
+        key = "container_key, gpu_uuid"
+        means = (
+            f"gpu_uuid, {tier.mean('power_watts')} AS power, {tier.mean('memory_bytes')} AS used,"
+            f" coalesce({tier.mean('sm_active_ratio')}, {tier.mean('sm_ratio')}) AS share"
         )
         sums = (
             f"sum(power * {own}) AS power_watts, sum(used) AS memory,"
-            " if(countIf(share IS NOT NULL) = 0, NULL, countIf(share >= 0.05)) AS active"
+            f" if(countIf(share IS NOT NULL) = 0, NULL, uniqExactIf(gpu_uuid, share >= {idle:g})) AS active"
         )
     else:
         key = "container_key, endpoint, model"
@@ -153,7 +181,6 @@ def _sums(table: str, tier: Resolution, condition: str, bucket: str) -> str:
 
 
 _RUNNING = "countIf(state = 'running')"
-_SUMMED = ("container_samples", "gpu_samples", "inference_samples")
 
 
 def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
@@ -171,8 +198,7 @@ def _now(store: Store, scope: Scope, window: Window, host: str | None) -> dict[s
     if scope.tenants is None:
         boards = [row for row in newest_gpus(store, scope, window, host=host) if not row["parent"]]
         return {**found, "power_watts": _shared_time(boards, "host", _mean_power)}
-    # Those rows are of all GPUs that a tenant held within the hour: some may be another's by now.
-    power = _over(store, scope, last(window, NOW), host, tables=("gpu_samples",))
+    power = _over(store, scope, last(window, NOW), host, 0.0, tables=("container_gpu_samples",))
     return {**found, "power_watts": power.get("power_watts")}
 
 
@@ -218,32 +244,32 @@ def _before(window: Window) -> Window:
 
 
 @shared_for(_SPARK_SECONDS)
-def _then(store: Store, scope: Scope, window: Window, host: str | None) -> dict[str, float | None]:
-    return _over(store, scope, window, host)
+def _then(store: Store, scope: Scope, window: Window, host: str | None, idle: float) -> dict[str, float | None]:
+    return _over(store, scope, window, host, idle)
 
 
 def _over(
-    store: Store, scope: Scope, window: Window, host: str | None, *, tables: tuple[str, ...] = _SUMMED
+    store: Store, scope: Scope, window: Window, host: str | None, idle: float, *, tables: tuple[str, ...] = ()
 ) -> dict[str, float | None]:
     """The rates over a whole window."""
     tier = resolution(window)
     found: dict[str, float | None] = {}
-    for table in tables:
+    for table in tables or _summed(scope):
         where = _selection(scope, window, tier, host, table)
-        for row in store.query(_sums(table, tier, where.sql, "0"), where.parameters).to_pylist():
+        for row in store.query(_sums(table, tier, where.sql, "0", idle), where.parameters).to_pylist():
             found |= {name: row[name] for name in row if name in _RATE_NAMES}
     return {name: None if value is None or math.isnan(value) else float(value) for name, value in found.items()}
 
 
 @shared_for(_SPARK_SECONDS)
 def _rates(
-    store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution
+    store: Store, scope: Scope, window: Window, host: str | None, tier: Resolution, idle: float
 ) -> dict[str, list[float | None]]:
     """Sparklines of everything that is a sum over entities, one value a point; None where nothing was seen."""
     result: dict[str, list[float | None]] = {}
-    for table in _SUMMED:
+    for table in _summed(scope):
         where = _selection(scope, window, tier, host, table)
-        found = store.query(_sums(table, tier, where.sql, tier.bucket), where.parameters)
+        found = store.query(_sums(table, tier, where.sql, tier.bucket, idle), where.parameters)
         for name, values in on_grid(found, window, tier.step_seconds).get((), {}).items():
             result[name] = _trimmed(values, window, tier)
     return result

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fleet.model import Scope, Window
 from queries.answer import Answer
-from queries.freshness import EVERYTHING, answer
+from queries.freshness import EVERYTHING, OF_A_HOST, answer, own_hosts
 from queries.polls import Polls, polls, silences
 from queries.resolution import epoch_ms
 from queries.scoping import Where, during, last, of_tenants
@@ -46,8 +46,11 @@ def _source_rows(store: Store, scope: Scope, window: Window, host: str | None, *
     # The past day from its first full hour on: whole hours are kept, a broken one would be read with every look.
     begin = -(-(window.end - DAY).timestamp() // 3600) * 3600
     day = Window(start=datetime.fromtimestamp(begin, UTC), end=window.end)
+    # How sources fare on hosts that are not a tenant's is neither its trouble nor its business.
+    own = own_hosts(store, scope) if visible else frozenset[str]()
     runs = [
         run for run in polls(store, day, timedelta()) if visible
+        and (not own or run.source not in OF_A_HOST or run.target in own)
         and (host is None or run.target == host or run.source in ("prometheus", "synthetic"))
     ]  # fmt: skip
     failing = {(run.source, run.target) for run in runs if run.state == "failed"}

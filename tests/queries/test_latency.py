@@ -157,3 +157,25 @@ def test_the_fleets_numbers_and_the_tenants_leave_gateways_out(served: Store):
         row["tenant"]: row["requests_per_second"] for row in tenant_table(served, EVERYONE, HALF_HOUR).rows.to_pylist()
     }
     assert rates == {"acme": pytest.approx(20 / 60), "beta": pytest.approx(10 / 60)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_time_that_nobody_saw_lowers_no_rate_and_no_queue(kind: str, tmp_path):
+    """4 waited and 1 request a second was served, seen for the last half of the hour only: 2.0 and 0.5 were shown."""
+    rows = [
+        InferenceSample(
+            at=END - timedelta(minutes=minute), host="h", tenant="acme", container_key="h:a", container_id="a",
+            prometheus="p", endpoint="h:a", server="vllm", model=model, interval_seconds=60.0, up=True, requests=60.0,
+            requests_waiting=4.0,
+        )
+        for minute in range(30)
+        for model in ("m", "n")
+    ]  # fmt: skip
+    with store_of_kind(kind, tmp_path / "store") as store:
+        store.append(Batch(token="half", rows=tuple(rows)))
+        hour = Window(start=END - timedelta(hours=1), end=END)
+        [by_model, _] = latency_table(store, EVERYONE, hour, by="model").rows.to_pylist()
+        [by_tenant] = latency_table(store, EVERYONE, hour, by="tenant").rows.to_pylist()
+    assert (by_model["requests_waiting"], by_model["requests_per_second"]) == (4.0, 1.0)
+    # Two models on one endpoint with 4 waiting each are 8 waiting.
+    assert (by_tenant["requests_waiting"], by_tenant["requests_per_second"]) == (8.0, 2.0)

@@ -24,7 +24,7 @@ from queries.snapshot import newest_snapshot
 from queries.status import choices, source_gaps, source_status
 from queries.tenants import tenant_series, tenant_table
 from store import Store
-from tests.queries.three_tenants import END, EVERYONE, GIB, key_of, window
+from tests.queries.three_tenants import END, EVERYONE, GIB, TENANTS, key_of, window
 
 SPANS = [timedelta(hours=1), timedelta(hours=11), timedelta(days=8)]
 
@@ -273,3 +273,21 @@ def test_the_newest_snapshot_is_the_newest_poll(fleet: Store, empty_fleet: Store
     assert newest_snapshot(fleet, EVERYONE, END).newest == END
     assert newest_snapshot(fleet, EVERYONE, END + timedelta(days=3)).newest == END
     assert newest_snapshot(empty_fleet, EVERYONE, END).newest is None
+
+
+def test_a_tenants_numbers_are_its_own_part_of_a_shared_gpu_and_the_parts_add_up(fleet: Store):
+    """Each of two tenants on one GPU was shown the whole device: 31 GiB in all, of a fleet that used 16."""
+    numbers = {
+        scope: {row["name"]: row for row in fleet_numbers(fleet, limited, window(hours=1)).rows.to_pylist()}
+        for scope, limited in (("all", EVERYONE), *((name, Scope(tenants=frozenset({name}))) for name in TENANTS))
+    }
+    memory = {name: found["gpu_memory_used_bytes"] for name, found in numbers.items()}
+    own = sum(memory[name]["value"] or 0 for name in TENANTS)
+    nobody = fleet.query(
+        "SELECT sum(m) AS rest FROM (SELECT argMax(memory_bytes, at) AS m FROM container_gpu_samples"
+        " WHERE container_key = '' GROUP BY gpu_uuid)"
+    ).to_pylist()[0]["rest"]
+    assert own + (nobody or 0) == memory["all"]["value"]
+    assert all(memory[name]["total"] is None for name in TENANTS)
+    watts = sum(numbers[name]["power_watts"]["value"] or 0 for name in TENANTS)
+    assert watts <= numbers["all"]["power_watts"]["value"] + 1e-6
