@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-services test-gpu gpu-table lint fix bench check lock screenshots clean
+.PHONY: help run demo test test-services test-gpu gpu-table quantile-table lint fix bench check lock screenshots clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-gpu: $(VENV)/.dev-ready ## Run the tests that need a real NVIDIA GPU
 gpu-table: $(VENV)/.dev-ready ## Print the GPU scenarios: case, expected, got (needs gcc)
 	@$(PY) -m tests.fakes.nvml_table
 
+quantile-table: $(VENV)/.dev-ready ## Hold every stored percentile against the raw durations of a real trace
+	@$(PY) -m tests.queries.trace_latency
+
 lint: $(VENV)/.dev-ready ## Format check, lint, types, import direction
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
@@ -57,7 +60,7 @@ fix: $(VENV)/.dev-ready ## Apply the safe part of the lint
 	@$(PY) -m ruff format .
 
 bench: $(VENV)/.dev-ready ## Measure (root, dockerd and Chromium as for the tests); prints one JSON object a benchmark
-	@for name in docker_sweep cycle_cpu nvml_cycle prometheus_poll live_tick store_ingest queries memory; do $(PY) -m bench.$$name || exit 1; done
+	@for name in docker_sweep cycle_cpu nvml_cycle prometheus_poll live_tick store_ingest queries latency posture memory; do $(PY) -m bench.$$name || exit 1; done
 
 check: lint test ## What CI runs
 	@$(PY) -m collectors check-config --config fleet.example.toml >/dev/null
