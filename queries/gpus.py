@@ -74,7 +74,7 @@ def gpu_table(
     busy_ratio, sm_ratio, sm_source (gpm, processes, busy, unknown), memory_used_bytes, memory_total_bytes,
     power_watts, power_limit_watts, temperature_celsius, sm_clock_mhz, throttle_reasons (bits), thermal (bool),
     ecc_uncorrected and ecc_corrected (last hour), remapped_rows, xid (last hour: the worst, then latest),
-    process_count,
+    process_count, thermal NULL where no reason is told,
     holders (container names), holder_keys, tenants, use (free, held_idle, low, busy, unknown),
     held_memory_bytes (by containers), unattributed_memory_bytes (NULL for a limited scope).
     """
@@ -148,7 +148,7 @@ def _gpu_row(
         "memory_total_bytes": sample.get("memory_all") or fact["memory_total_bytes"],
         "power_watts": sample.get("power"), "power_limit_watts": sample.get("power_limit"),
         "temperature_celsius": temperature, "sm_clock_mhz": sample.get("sm_clock"), "throttle_reasons": throttled,
-        "thermal": bool(bits & THERMAL_BITS), "ecc_uncorrected": sample.get("ecc_bad"),
+        "thermal": None if throttled is None else bool(bits & THERMAL_BITS), "ecc_uncorrected": sample.get("ecc_bad"),
         "ecc_corrected": sample.get("ecc_fixed"), "remapped_rows": sample.get("remapped"), "xid": xid,
         "process_count": sample.get("processes") if scope.tenants is None else None,
         "holders": [_name_of(containers, str(row["container_key"])) for row in own],

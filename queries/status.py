@@ -247,13 +247,15 @@ def source_gaps(store: Store, scope: Scope, window: Window, *, host: str | None 
 
 def host_facts(store: Store, scope: Scope, window: Window, *, host: str | None = None) -> Answer:
     """Hosts on which the scope has containers: host, docker_version, os, kernel, cgroup_version, cgroup_driver,
-    cpu_count, memory_total_bytes, stats_path (cgroup or api), nvidia_driver, gpus, containers.
+    cpu_count, memory_total_bytes, stats_path (cgroup or api), nvidia_driver, gpus (NULL = nobody listed any),
+    containers. A limited scope is not told how large a host is.
     """
     where = of_tenants(scope, host=host)
     hosts = store.query(
         f"""
         SELECT host, docker_version, os, kernel, cgroup_version, cgroup_driver, cpu_count, memory_total_bytes,
-            stats_path, driver AS nvidia_driver, gpu_count AS gpus, container_count AS containers
+            stats_path, driver AS nvidia_driver, if(g_host = '', NULL, gpu_count) AS gpus,
+            container_count AS containers
         FROM hosts FINAL
         LEFT JOIN (SELECT host AS g_host, any(driver_version) AS driver, countIf(parent_uuid = '') AS gpu_count
             FROM gpus FINAL GROUP BY g_host) AS g ON host = g_host
@@ -265,10 +267,11 @@ def host_facts(store: Store, scope: Scope, window: Window, *, host: str | None =
         """,
         where.parameters,
     )
-    if scope.tenants is not None:  # how many GPUs a shared host has is not a tenant's business
-        hosts = hosts.set_column(
-            hosts.schema.get_field_index("gpus"), "gpus", pa.nulls(hosts.num_rows, type=pa.int64())
-        )
+    if scope.tenants is not None:  # how large a shared host is, is not a tenant's business
+        for name in ("gpus", "cpu_count", "memory_total_bytes"):
+            hosts = hosts.set_column(
+                hosts.schema.get_field_index(name), name, pa.nulls(hosts.num_rows, type=pa.int64())
+            )
     return answer(store, scope, window, hosts, EVERYTHING)
 
 
