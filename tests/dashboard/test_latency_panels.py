@@ -9,8 +9,9 @@ import pytest
 
 from dashboard import latency_panels as panels
 from dashboard import token_panels
+from dashboard.look import SourceState
 from dashboard.streamlit_private import chart_json
-from dashboard.theme import DARK, LIGHT
+from dashboard.theme import DARK, LIGHT, Status
 from queries.answer import Answer
 
 END = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
@@ -19,8 +20,9 @@ END = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 class Look:
     """What the words and figures need of a look."""
 
-    def __init__(self, colours=DARK):
+    def __init__(self, colours=DARK, prometheus=Status.OK):
         self.colours = colours
+        self.sources = (SourceState(name="Prometheus", newest=END, status=prometheus),)
         self.window = type("Window", (), {"end": END})()
 
 
@@ -82,6 +84,10 @@ def test_the_sentence_is_green_only_when_something_was_counted():
     assert "1 cannot be counted" in panels.sentence([promise(), promise(1, "not measured", None)], Look())
     for rows in ([promise(1, "not measured", None)], [promise(0, "no requests", None)], []):
         assert "green" not in panels.sentence(rows, Look())
+    # What was kept until the readings stopped says nothing of now.
+    silent = panels.sentence([promise()], Look(prometheus=Status.WARNING))
+    assert "green" not in silent
+    assert "1 promise kept as far as seen; Prometheus is silent" in silent
 
 
 def test_names_of_the_fleet_stay_inert_in_the_sentence():
