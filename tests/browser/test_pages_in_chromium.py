@@ -23,6 +23,7 @@ PAGES = {
     "container-gpu": f"/container?id={CONTAINER}&tab=GPU",
     "gpus": "/gpus",
     "gpu": f"/gpus?id={GPU}",
+    "latency": "/latency?range=6h",
     "jobs": "/jobs?range=6h",
     "tenant": "/tenant?tenant=acme",
     "status": "/status",
@@ -57,7 +58,7 @@ def test_the_overview_needs_no_scrolling_on_a_laptop(visit, demo_url):
 
 def test_a_navigation_click_keeps_tenant_and_range(visit, demo_url):
     page = visit(f"{demo_url}/?tenant=acme&range=15m&every=0")
-    page.get_by_role("link", name="Containers").click()
+    page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Containers").click()
     page.wait_for_url("**/containers?*tenant=acme*")
     settle(page)
     assert "range=15m" in page.url
