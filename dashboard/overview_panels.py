@@ -66,7 +66,14 @@ def cards(numbers: Mapping[str, Row], *, fleet: bool) -> None:
     with_gpus = gpus["value"] is not None
     resources = [
         _card("GPUs active", f"{fmt.count(gpus['value'])}{total}", gpus, fmt.count, None),
-        _card("GPU memory", fmt.percent(None if share is None else round(share, 2)), memory, fmt.size, None),
+        # A tenant's own part of shared GPUs has no whole to be a share of.
+        _card(
+            "GPU memory",
+            fmt.size(memory["value"]) if share is None else fmt.percent(round(share, 2)),
+            memory,
+            fmt.size,
+            None,
+        ),
     ]
     if not with_gpus:  # three dashes would waste the place where a host without a GPU has something to say
         used = numbers["memory_working_set_bytes"]

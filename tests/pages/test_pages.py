@@ -369,3 +369,11 @@ def test_the_address_chooses_which_duration_is_shown_and_by_what(serve, demo_sto
     assert any("Llama-3.1-8B" in name for name in red["who"])
     assert app.get("plotly_chart")[0].proto.alt.startswith("Whole request: p50 and p95")
     assert "by tenant; first token in full" in words(open_page("latency", by="nonsense"))
+
+
+def test_a_tenants_gpu_memory_is_a_size_as_it_has_no_whole_to_be_a_share_of(serve, demo_store):
+    """The card was a dash: a share was wanted of a total that is not a tenant's to know."""
+    store, end = demo_store
+    serve(store, end)
+    cards = {metric.label: metric.value for metric in open_page("one-tenant").metric}
+    assert cards["GPU memory"].endswith("GiB")
